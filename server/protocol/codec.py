@@ -6,6 +6,7 @@ row and not its batch. What even the patient way cannot read is a `FrameError`.
 """
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
@@ -66,10 +67,10 @@ class FrameError(Exception):
 encode = msgspec.json.Encoder().encode
 """A message of any direction as the bytes of its frame."""
 
-_decode_agent = msgspec.json.Decoder(AgentMessage).decode
-_decode_command = msgspec.json.Decoder(AgentCommand).decode
-_decode_request = msgspec.json.Decoder(LiveRequest).decode
-_decode_event = msgspec.json.Decoder(LiveEvent).decode
+_decode_agent: Callable[[str | bytes], AgentMessage] = msgspec.json.Decoder(AgentMessage).decode
+_decode_command: Callable[[str | bytes], AgentCommand] = msgspec.json.Decoder(AgentCommand).decode
+_decode_request: Callable[[str | bytes], LiveRequest] = msgspec.json.Decoder(LiveRequest).decode
+_decode_event: Callable[[str | bytes], LiveEvent] = msgspec.json.Decoder(LiveEvent).decode
 
 _AGENT_TYPES = {type_of(m): m for m in MESSAGES["agent"]}
 _LIVE_TYPES = {type_of(m): m for m in MESSAGES["live"]}
@@ -113,7 +114,8 @@ def decode_live_request(frame: str | bytes) -> LiveRequest:
     except (msgspec.DecodeError, RecursionError):
         obj = _load(frame)
         message_type = _known_type(obj, _LIVE_TYPES)
-        return _convert(obj, _LIVE_TYPES[message_type], message_type)
+        request: LiveRequest = _convert(obj, _LIVE_TYPES[message_type], message_type)
+        return request
 
 
 def decode_live_event(frame: str | bytes) -> LiveEvent:
@@ -125,7 +127,7 @@ def decode_live_event(frame: str | bytes) -> LiveEvent:
     return _strict(_decode_event, frame)
 
 
-def _strict(decode: Any, frame: str | bytes) -> Any:
+def _strict(decode: Callable[[str | bytes], M], frame: str | bytes) -> M:
     try:
         return decode(frame)
     except (msgspec.DecodeError, RecursionError) as error:

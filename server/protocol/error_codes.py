@@ -24,8 +24,7 @@ class ErrorCode(StrEnum):
 
 MEANING: dict[ErrorCode, tuple[str, CloseCode | None]] = {
     ErrorCode.BAD_REQUEST: (
-        "The frame is not a JSON object of a known shape. It was dropped whole; sent again it fails again. "
-        "The third within a minute closes 4501.",
+        "The frame is no JSON object of a known shape; it was dropped whole. The third within a minute closes 4501.",
         None,
     ),
     ErrorCode.UNKNOWN_TYPE: ("`type` names no message of this direction. The frame was dropped.", None),

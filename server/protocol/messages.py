@@ -15,7 +15,6 @@ Conventions that hold everywhere:
 
 from typing import Annotated, Literal
 
-
 from msgspec import Meta, Struct
 
 PROTOCOL_VERSION = 1
@@ -64,7 +63,7 @@ class Container(Struct, kw_only=True, frozen=True, omit_defaults=True):
         ContainerState,
         Meta(description="Docker's state; `removed`: gone from the host, but held batches still mention its ref"),
     ]
-    labels: Annotated[dict[str, str], Meta(description="At most limits.labels_bytes of keys and values together")] = {}  # noqa: RUF012 - msgspec copies an empty default
+    labels: Annotated[dict[str, str], Meta(description="At most limits.labels_bytes of keys and values together")] = {}
     memory_limit_bytes: Annotated[Bytes | None, Meta(description="null: no limit")] = None
     protected: Annotated[bool, Meta(description="Set by the host's owner: only an Admin may stop it")] = False
 
@@ -154,7 +153,7 @@ class About(Struct, kw_only=True, frozen=True, omit_defaults=True):
 # ---------------------------------------------------------------- agent -> server
 
 
-class Hello(_Message, tag="hello"):
+class Hello(_Message, tag="hello", kw_only=True, frozen=True):
     """First message of every connection: who speaks, what it still holds, which containers there are."""
 
     protocol: Annotated[int, Meta(description="1")]
@@ -177,7 +176,7 @@ class Hello(_Message, tag="hello"):
     unacknowledged_results: tuple[ActionReport, ...] = ()
 
 
-class Inventory(_Message, tag="inventory"):
+class Inventory(_Message, tag="inventory", kw_only=True, frozen=True):
     """What changed among the containers, or a part of a full snapshot."""
 
     at: Micros
@@ -189,7 +188,7 @@ class Inventory(_Message, tag="inventory"):
     ] = None
 
 
-class Batch(_Message, tag="batch"):
+class Batch(_Message, tag="batch", kw_only=True, frozen=True):
     """Samples and log lines; acknowledged once committed."""
 
     seq: Seq
@@ -199,14 +198,14 @@ class Batch(_Message, tag="batch"):
     logs: tuple[Log, ...] = ()
 
 
-class Pulse(_Message, tag="pulse"):
+class Pulse(_Message, tag="pulse", kw_only=True, frozen=True):
     """Newest values for the live view while the window is full or a backlog drains. Neither stored nor acknowledged."""
 
     at: Micros
     metrics: tuple[Metric, ...] = ()
 
 
-class ActionResult(_Message, tag="action_result"):
+class ActionResult(_Message, tag="action_result", kw_only=True, frozen=True):
     """How an action ended; repeated on each connection until `result_ack`."""
 
     action_id: ActionId
@@ -215,13 +214,13 @@ class ActionResult(_Message, tag="action_result"):
     detail: Annotated[str, Meta(max_length=2000)] = ""
 
 
-class AgentHeartbeat(_Message, tag="heartbeat"):
+class AgentHeartbeat(_Message, tag="heartbeat", kw_only=True, frozen=True):
     """Sent every `welcome.heartbeat_seconds`; the echo gives round trip and clock offset."""
 
     at: Annotated[Micros, Meta(description="The sender's clock; echoed as it came")]
 
 
-class Bye(_Message, tag="bye"):
+class Bye(_Message, tag="bye", kw_only=True, frozen=True):
     """The agent leaves on purpose; the host goes offline at once."""
 
     reason: ShortText = ""
@@ -233,7 +232,7 @@ AgentMessage = Hello | Inventory | Batch | Pulse | ActionResult | AgentHeartbeat
 # ---------------------------------------------------------------- server -> agent
 
 
-class Welcome(_Message, tag="welcome"):
+class Welcome(_Message, tag="welcome", kw_only=True, frozen=True):
     """Answer to `hello`."""
 
     session: Annotated[str, Meta(description="Names this connection in the server's log")]
@@ -247,24 +246,24 @@ class Welcome(_Message, tag="welcome"):
     limits: Limits
 
 
-class Ack(_Message, tag="ack"):
+class Ack(_Message, tag="ack", kw_only=True, frozen=True):
     """Cumulative: every batch up to `seq` is committed, or lies below `oldest`."""
 
     seq: Acked
     rejected: Annotated[
         tuple[Rejected, ...], Meta(description="The first 20 rows not stored since the ack before")
     ] = ()
-    rejected_more: Annotated[dict[str, int], Meta(description="Count per reason of those beyond the first 20")] = {}  # noqa: RUF012 - msgspec copies an empty default
+    rejected_more: Annotated[dict[str, int], Meta(description="Count per reason of those beyond the first 20")] = {}
 
 
-class WindowUpdate(_Message, tag="window"):
+class WindowUpdate(_Message, tag="window", kw_only=True, frozen=True):
     """A new window; it may be smaller than what is on its way: then send nothing until it fits again."""
 
     batches: Annotated[int, Meta(ge=1)]
     bytes: Annotated[int, Meta(ge=1)]
 
 
-class Action(_Message, tag="action"):
+class Action(_Message, tag="action", kw_only=True, frozen=True):
     """Do this once. Past `expires_at` (server time) answer `expired` and do nothing."""
 
     action_id: ActionId
@@ -273,32 +272,32 @@ class Action(_Message, tag="action"):
     expires_at: Micros
 
 
-class ResultAck(_Message, tag="result_ack"):
+class ResultAck(_Message, tag="result_ack", kw_only=True, frozen=True):
     """The result is stored (or of no interest): stop repeating it."""
 
     action_id: ActionId
 
 
-class HeartbeatEcho(_Message, tag="heartbeat"):
+class HeartbeatEcho(_Message, tag="heartbeat", kw_only=True, frozen=True):
     """Answer to a heartbeat, on both sockets."""
 
     at: Micros
     server_time: Micros
 
 
-class TokenExpiring(_Message, tag="token_expiring"):
+class TokenExpiring(_Message, tag="token_expiring", kw_only=True, frozen=True):
     """Dial again with a new token before `expires_at`; the new connection takes over and nothing is lost."""
 
     expires_at: Micros
 
 
-class Drain(_Message, tag="drain"):
+class Drain(_Message, tag="drain", kw_only=True, frozen=True):
     """The server is about to stop: reconnect after a random time within these seconds once the socket closes."""
 
     reconnect_within_seconds: Annotated[int, Meta(ge=1)]
 
 
-class Error(_Message, tag="error"):
+class Error(_Message, tag="error", kw_only=True, frozen=True):
     """Something was refused. After a fatal one the socket closes with the code of the catalogue."""
 
     code: str
@@ -307,9 +306,7 @@ class Error(_Message, tag="error"):
     about: About | None = None
 
 
-AgentCommand = (
-    Welcome | Ack | WindowUpdate | Action | ResultAck | HeartbeatEcho | TokenExpiring | Drain | Error
-)
+AgentCommand = Welcome | Ack | WindowUpdate | Action | ResultAck | HeartbeatEcho | TokenExpiring | Drain | Error
 
 
 # ---------------------------------------------------------------- browser -> server
@@ -331,33 +328,33 @@ class Position(Struct, kw_only=True, frozen=True, gc=False):
     line: Annotated[int, Meta(ge=0, le=MAX_INT32)] = 0
 
 
-class Subscribe(_Message, tag="subscribe"):
+class Subscribe(_Message, tag="subscribe", kw_only=True, frozen=True):
     """Watch topics. Each is answered by a `snapshot` or an `error` about it, then its events follow."""
 
     topics: Topics
     tail: Annotated[int, Meta(ge=0, le=10_000, description="Last lines wanted of a logs topic")] = 200
 
 
-class Unsubscribe(_Message, tag="unsubscribe"):
+class Unsubscribe(_Message, tag="unsubscribe", kw_only=True, frozen=True):
     """Stop watching topics."""
 
     topics: Topics
 
 
-class Pause(_Message, tag="pause"):
+class Pause(_Message, tag="pause", kw_only=True, frozen=True):
     """Hold the events of topics back; nothing is kept for them meanwhile."""
 
     topics: Topics
 
 
-class Resume(_Message, tag="resume"):
+class Resume(_Message, tag="resume", kw_only=True, frozen=True):
     """Go on. A logs topic is read again from `since`; without it, and for other topics, a new snapshot comes."""
 
     topics: Topics
     since: Position | None = None
 
 
-class LiveHeartbeat(_Message, tag="heartbeat"):
+class LiveHeartbeat(_Message, tag="heartbeat", kw_only=True, frozen=True):
     """Asks for an echo: round trip and clock offset."""
 
     at: Micros
@@ -419,7 +416,7 @@ class ContainerStatus(Struct, kw_only=True, frozen=True, omit_defaults=True):
     state: ContainerState
     protected: bool = False
     memory_limit_bytes: int | None = None
-    labels: dict[str, str] = {}  # noqa: RUF012 - msgspec copies an empty default
+    labels: dict[str, str] = {}
 
 
 class FleetSummary(Struct, kw_only=True, frozen=True, gc=False):
@@ -448,7 +445,7 @@ class ActionStatus(Struct, kw_only=True, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
-class Snapshot(_Message, tag="snapshot"):
+class Snapshot(_Message, tag="snapshot", kw_only=True, frozen=True):
     """The state of a topic at subscription, on resume, and once a second for `fleet`."""
 
     topic: str
@@ -461,21 +458,21 @@ class Snapshot(_Message, tag="snapshot"):
     actions: tuple[ActionStatus, ...] = ()
 
 
-class Metrics(_Message, tag="metrics"):
+class Metrics(_Message, tag="metrics", kw_only=True, frozen=True):
     """New samples. While a subscriber lags only the newest of each container is kept for it."""
 
     topic: str
     samples: tuple[Sample, ...]
 
 
-class Logs(_Message, tag="logs"):
+class Logs(_Message, tag="logs", kw_only=True, frozen=True):
     """New lines of a logs topic, in order."""
 
     topic: str
     lines: tuple[LogLine, ...]
 
 
-class HostChange(_Message, tag="host"):
+class HostChange(_Message, tag="host", kw_only=True, frozen=True):
     """A host went on- or offline, or its containers changed."""
 
     topic: str
@@ -484,14 +481,14 @@ class HostChange(_Message, tag="host"):
     removed: Annotated[tuple[str, ...], Meta(description="Container ids")] = ()
 
 
-class ActionChange(_Message, tag="action"):
+class ActionChange(_Message, tag="action", kw_only=True, frozen=True):
     """An action changed its state."""
 
     topic: str
     action: ActionStatus
 
 
-class Gap(_Message, tag="gap"):
+class Gap(_Message, tag="gap", kw_only=True, frozen=True):
     """Lines were dropped here because this subscriber did not keep up; REST has them."""
 
     topic: str

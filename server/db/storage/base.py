@@ -93,5 +93,8 @@ class Storage(Protocol):
     ) -> Sequence[LogRow]:
         """The last `lines` lines of a container, oldest first; with `after` = (at, line) only what follows it."""
 
+    async def count_logs(self, connection: asyncpg.Connection, container_id: int, after: tuple[int, int]) -> int:
+        """How many lines of a container follow `after` = (at, line)."""
+
     async def sizes(self, connection: asyncpg.Connection) -> Sequence[TableSize]:
         """How much each table holds now."""

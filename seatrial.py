@@ -1,0 +1,31 @@
+"""The `seatrial` command: joins the sub-commands, imports what each needs only when it is asked for."""
+
+import sys
+
+import typer
+
+from loadtests import cli as loadtests_cli
+from server import cli as server_cli
+from simulator import cli as simulator_cli
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="How many agents can your server take before plain Postgres gives in? Run it, load it, judge it.",
+)
+app.command("run")(loadtests_cli.run)
+app.command("verify")(loadtests_cli.verify)
+app.command("serve")(server_cli.serve)
+app.command("simulate")(simulator_cli.simulate)
+app.add_typer(server_cli.token_app, name="token")
+app.add_typer(server_cli.db_app, name="db")
+
+
+def main() -> None:
+    """Entry point of the console script and of `python -m seatrial`."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,495 @@
+"""Who is there: agents, their epochs, what was received and committed of each, and their containers.
+
+A `Progress` belongs to one epoch of one agent and outlives its sockets: what arrived on a connection that broke is
+still committed, and the acknowledgement goes to whichever connection the agent has then.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from server.counters import Counters
+from server.errors import PeerError
+from server.protocol.canonical import clean_text
+from server.protocol.close_codes import CloseCode
+from server.protocol.codec import encode
+from server.protocol.error_codes import ErrorCode
+from server.protocol.identity import container_id, series_name
+from server.protocol.messages import (
+    About,
+    Ack,
+    Container,
+    ContainerStatus,
+    Error,
+    Hello,
+    HostStatus,
+    Inventory,
+    Rejected,
+)
+from server.sockets import Socket
+
+REJECTED_SHOWN = 20
+"""Rejected rows that an ack names; those beyond are counted by reason."""
+TAKEOVER_ALARM_SECONDS = 60.0
+
+
+def now_us() -> int:
+    """Wall clock in Unix microseconds."""
+    return time.time_ns() // 1000
+
+
+class TrackedContainer:
+    """A container of an agent: its key, its newest times, and what the live view shows of it."""
+
+    __slots__ = (
+        "cpu", "floor_at", "id", "info", "key", "last_at", "last_log", "live_at", "live_topic", "log_topic", "mem",
+        "removed_at", "series",
+    )  # fmt: skip
+
+    def __init__(self, org: str, host: str, info: Container) -> None:
+        self.id = container_id(org, host, info.id)
+        self.key = str(self.id)
+        self.live_topic = (org, f"container:{self.key}")
+        self.log_topic = (org, f"logs:{self.key}")
+        self.last_at = 0
+        """Newest sample of this epoch: the next must be later."""
+        self.floor_at = 0
+        """Newest sample of earlier epochs: at or below it a row may be stored already."""
+        self.last_log = (0, -1)
+        self.live_at = 0
+        self.cpu: float | None = None
+        self.mem: int | None = None
+        self.removed_at: float | None = None
+        self.update(info)
+
+    def update(self, info: Container) -> None:
+        """Take over what the agent says of it now."""
+        self.info = info
+        self.series = series_name(info.name, info.labels)
+        if info.state in {"removed", "dead"}:
+            self.removed_at = self.removed_at or time.time()
+        else:
+            self.removed_at = None
+        if info.state != "running":
+            self.cpu = self.mem = None
+
+    def status(self, host: str) -> ContainerStatus:
+        """As the API shows it."""
+        info = self.info
+        return ContainerStatus(
+            id=self.key, host=host, docker_id=info.id, name=info.name, series=self.series, image=info.image,
+            state=info.state, protected=info.protected, memory_limit_bytes=info.memory_limit_bytes, labels=info.labels,
+        )  # fmt: skip
+
+
+class Progress:
+    """What was received and committed of one epoch."""
+
+    __slots__ = (
+        "acked", "epoch", "on_change", "outstanding_batches", "outstanding_bytes", "received", "rejected", "rejected_more",
+        "suspect",
+    )  # fmt: skip
+
+    def __init__(self, epoch: str, acked: int = 0) -> None:
+        self.epoch = epoch
+        self.acked = acked
+        self.received = acked
+        self.outstanding_batches = 0
+        self.outstanding_bytes = 0
+        self.rejected: list[Rejected] = []
+        self.rejected_more: Counter[str] = Counter()
+        self.suspect = False
+        """It produced a duplicate: its rows are merged, not copied, from then on."""
+        self.on_change: Callable[[], None] | None = None
+        """Sends the ack, while the agent is connected."""
+
+    def committed(self, seq: int, batches: int, size: int, rejected: Iterable[Rejected]) -> None:
+        """Everything up to `seq` is in the database; `batches` of `size` frame bytes are no longer on their way."""
+        self.acked = max(self.acked, seq)
+        self.outstanding_batches -= batches
+        self.outstanding_bytes -= size
+        for row in rejected:
+            if len(self.rejected) < REJECTED_SHOWN:
+                self.rejected.append(row)
+            else:
+                self.rejected_more[row.reason] += 1
+
+    def take_ack(self) -> Ack:
+        """The cumulative ack with the rejections since the one before."""
+        ack = Ack(seq=self.acked, rejected=tuple(self.rejected), rejected_more=dict(self.rejected_more))
+        self.rejected = []
+        self.rejected_more.clear()
+        return ack
+
+    def restore(self, ack: Ack) -> None:
+        """Put back what `take_ack` took: it was not sent."""
+        self.rejected = list(ack.rejected)
+        self.rejected_more = Counter(ack.rejected_more)
+
+
+class AgentRecord:
+    """An agent as the server knows it, connected or not."""
+
+    __slots__ = (
+        "ack_due",
+        "alert",
+        "by_id",
+        "containers",
+        "dirty",
+        "epoch_dirty",
+        "hello",
+        "host",
+        "lane",
+        "last_seen_us",
+        "online",
+        "org",
+        "progress",
+        "session",
+        "skew_ms",
+        "snapshot",
+        "taken_over_at",
+        "topic",
+    )  # fmt: skip
+
+    def __init__(self, org: str, host: str, lane: int) -> None:
+        self.org = org
+        self.host = host
+        self.lane = lane
+        self.topic = (org, f"host:{host}")
+        self.hello: Hello | None = None
+        self.progress = Progress("")
+        self.session: Session | None = None
+        self.online = False
+        self.last_seen_us = 0
+        self.skew_ms: float | None = None
+        self.alert: Literal["duplicate_identity"] | None = None
+        self.containers: dict[int, TrackedContainer] = {}
+        """By ref, of this epoch."""
+        self.by_id: dict[int, TrackedContainer] = {}
+        self.snapshot: set[int] | None = None
+        """Refs seen so far of a full snapshot that comes in parts."""
+        self.dirty: set[int] = set()
+        """Containers that the database does not know as they are now."""
+        self.epoch_dirty = False
+        self.ack_due = False
+        self.taken_over_at = 0.0
+
+    def status(self) -> HostStatus:
+        """As the API shows it."""
+        hello = self.hello
+        return HostStatus(
+            id=self.host, hostname=hello.hostname if hello else "", online=self.online, last_seen=self.last_seen_us,
+            agent_version=hello.agent_version if hello else "", cores=hello.cores if hello else 0,
+            containers=sum(c.removed_at is None for c in self.by_id.values()),
+            clock_skew_ms=self.skew_ms, alert=self.alert,
+        )  # fmt: skip
+
+    def send_ack(self) -> None:
+        """Send the newest ack; an agent that does not read keeps only that one pending."""
+        session = self.session
+        if session is None:
+            return
+        ack = self.progress.take_ack()
+        if session.socket.try_send(encode(ack)):
+            self.ack_due = False
+        else:
+            self.progress.restore(ack)
+            self.ack_due = True
+
+
+@dataclass(slots=True)
+class Session:
+    """One connection of an agent, from hello to its end."""
+
+    id: str
+    socket: Socket
+    record: AgentRecord
+    progress: Progress
+    connection: int
+    next_seq: int
+    """Batches below may have been stored before: they are merged."""
+    machine_id: str
+    last_frame: float
+    """Monotonic seconds."""
+    bad_frames: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class InventoryChange:
+    """What an inventory message changed, and what of it was refused."""
+
+    upserts: list[TrackedContainer]
+    removed: list[TrackedContainer]
+    errors: list[Error]
+
+
+class Registry:
+    """Every agent the server knows, by (organisation, host).
+
+    Plain functions only: nothing here waits. `on_host` is called when a host's state changed for its watchers.
+    """
+
+    def __init__(
+        self,
+        counters: Counters,
+        *,
+        lanes: int,
+        max_containers: int,
+        labels_bytes: int,
+        heartbeat_seconds: int,
+        offline_after_seconds: float,
+    ) -> None:
+        self._counters = counters
+        self._lanes = lanes
+        self._max_containers = max_containers
+        self._labels_bytes = labels_bytes
+        self._silence_seconds = 3.0 * heartbeat_seconds
+        self._offline_after_seconds = offline_after_seconds
+        self.records: dict[tuple[str, str], AgentRecord] = {}
+        self.by_container: dict[int, AgentRecord] = {}
+        self.dirty: set[AgentRecord] = set()
+        self.connected = 0
+        self._sessions = 0
+        self._leaving: dict[AgentRecord, float] = {}
+        """Closed sockets whose host is not offline yet, with the monotonic time when it will be."""
+        self.on_host: Callable[[AgentRecord, list[TrackedContainer], list[TrackedContainer]], None] = _no_watchers
+
+    def record(self, org: str, host: str) -> AgentRecord:
+        """The record of a host, new if it was never seen. Its lane follows from its name, for life."""
+        key = (org, host)
+        if (record := self.records.get(key)) is None:
+            record = self.records[key] = AgentRecord(org, host, container_id(org, host, "") % self._lanes)
+        return record
+
+    # -- connections
+
+    def connect(self, org: str, host: str, hello: Hello, socket: Socket) -> tuple[Session, list[Error]]:
+        """Admit a connection, take over an older one of the same machine, and take its containers.
+
+        Raises:
+            PeerError: another machine is connected as this host, or this connection is older than the one there is.
+        """
+        record = self.record(org, host)
+        current = record.session
+        if current is not None:
+            self._take_over(record, current, hello)
+        now = asyncio.get_running_loop().time()
+        if hello.epoch != record.progress.epoch:
+            self._begin_epoch(record, hello.epoch)
+        self._sessions += 1
+        session = Session(
+            id=f"{self._sessions:x}-{now_us():x}", socket=socket, record=record, progress=record.progress,
+            connection=hello.connection, next_seq=hello.next_seq, machine_id=hello.machine_id, last_frame=now,
+        )  # fmt: skip
+        record.hello = hello
+        record.session = session
+        record.ack_due = False
+        record.last_seen_us = now_us()
+        record.alert = None
+        record.progress.on_change = record.send_ack
+        self._leaving.pop(record, None)
+        self.connected += 1
+        change = self._take_containers(record, hello.containers)
+        record.snapshot = {c.ref for c in hello.containers}
+        if not hello.containers_follow:
+            change.removed += self._end_snapshot(record)
+        record.online = True
+        self.dirty.add(record)
+        record.epoch_dirty = True
+        self.on_host(record, change.upserts, change.removed)
+        return session, change.errors
+
+    def _take_over(self, record: AgentRecord, current: Session, hello: Hello) -> None:
+        if hello.machine_id != current.machine_id:
+            self._counters.duplicate_identities += 1
+            record.alert = "duplicate_identity"
+            self.dirty.add(record)
+            self.on_host(record, [], [])
+            raise PeerError(
+                ErrorCode.DUPLICATE_IDENTITY,
+                f"machine_id = {hello.machine_id!r}: another machine is connected as host {record.host!r};"
+                " each host needs a token of its own",
+                About(type="hello", field="machine_id"),
+            )
+        if hello.epoch == record.progress.epoch and hello.connection <= current.connection:
+            error = PeerError(
+                ErrorCode.BAD_REQUEST,
+                f"connection = {hello.connection}: expected more than {current.connection}, which is connected",
+                About(type="hello", field="connection"),
+            )
+            error.close_code = CloseCode.SUPERSEDED
+            raise error
+        self._counters.takeovers += 1
+        self.disconnect(current)
+        current.socket.close(CloseCode.SUPERSEDED, "a newer connection of this agent took over")
+
+    def _begin_epoch(self, record: AgentRecord, epoch: str) -> None:
+        """Refs and sequence numbers begin anew; what earlier epochs stored is remembered per container."""
+        record.progress.on_change = None
+        record.progress = Progress(epoch)
+        record.containers = {}
+        for container in record.by_id.values():
+            container.floor_at = max(container.floor_at, container.last_at)
+            container.last_at = 0
+
+    def disconnect(self, session: Session) -> None:
+        """The session's socket is gone. Idempotent; the host goes offline after its grace."""
+        record = session.record
+        if record.session is not session:
+            return
+        record.session = None
+        record.progress.on_change = None
+        self.connected -= 1
+        self._leaving[record] = asyncio.get_running_loop().time() + self._offline_after_seconds
+
+    def leave(self, session: Session) -> None:
+        """The agent said bye: offline at once."""
+        self.disconnect(session)
+        if self._leaving.pop(session.record, None) is not None:
+            self._set_offline(session.record)
+
+    def tick(self) -> None:
+        """Once a second: close the silent, show the gone as offline."""
+        now = asyncio.get_running_loop().time()
+        for record in self.records.values():
+            session = record.session
+            if session is not None and now - session.last_frame > self._silence_seconds:
+                session.socket.close(CloseCode.SILENT, f"no frame for {self._silence_seconds:g} s")
+                self.disconnect(session)
+                self._leaving[record] = now
+        for record in [r for r, at in self._leaving.items() if at <= now]:
+            del self._leaving[record]
+            self._set_offline(record)
+
+    def forget(self, removed_before: float) -> int:
+        """Drop containers that are gone since before `removed_before` (Unix seconds); returns how many."""
+        count = 0
+        for record in self.records.values():
+            gone = [c for c in record.by_id.values() if c.removed_at is not None and c.removed_at < removed_before]
+            for container in gone:
+                del record.by_id[container.id]
+                self.by_container.pop(container.id, None)
+                if record.containers.get(container.info.ref) is container:
+                    del record.containers[container.info.ref]
+                record.dirty.discard(container.id)
+            count += len(gone)
+        self._counters.containers_forgotten += count
+        return count
+
+    def _set_offline(self, record: AgentRecord) -> None:
+        record.online = False
+        self.dirty.add(record)
+        self.on_host(record, [], [])
+
+    # -- containers
+
+    def inventory(self, record: AgentRecord, message: Inventory) -> InventoryChange:
+        """Take over what changed among an agent's containers."""
+        change = self._take_containers(record, message.upserts)
+        for ref in message.removed:
+            if (container := record.containers.get(ref)) is not None:
+                self._mark_removed(record, container)
+                change.removed.append(container)
+        if message.snapshot is not None:
+            if record.snapshot is None:
+                record.snapshot = set()
+            record.snapshot.update(c.ref for c in message.upserts)
+            if message.snapshot == "last":
+                change.removed += self._end_snapshot(record)
+        self.dirty.add(record)
+        self.on_host(record, change.upserts, change.removed)
+        return change
+
+    def _take_containers(self, record: AgentRecord, containers: Iterable[Container]) -> InventoryChange:
+        change = InventoryChange([], [], [])
+        present = sum(c.removed_at is None for c in record.by_id.values())
+        for raw in containers:
+            info = _cleaned(raw)
+            known = record.containers.get(info.ref)
+            if known is not None and known.info.id != info.id:
+                change.errors.append(
+                    _about_container(info, "ref", f"ref = {info.ref}: already names another container")
+                )
+                continue
+            if (size := _labels_size(info)) > self._labels_bytes:
+                change.errors.append(
+                    _limit(info, "labels", f"labels: {size} bytes, expected at most {self._labels_bytes}")
+                )
+                continue
+            container = known or record.by_id.get(container_id(record.org, record.host, info.id))
+            if container is None:
+                if info.state != "removed" and present >= self._max_containers:
+                    change.errors.append(
+                        _limit(info, "containers", f"expected at most {self._max_containers} containers")
+                    )
+                    continue
+                container = TrackedContainer(record.org, record.host, info)
+                owner = self.by_container.setdefault(container.id, record)
+                if owner is not record:
+                    self._counters.container_collisions += 1
+                    change.errors.append(_about_container(info, "id", f"id = {info.id}: its 63-bit key is taken"))
+                    continue
+                record.by_id[container.id] = container
+                present += info.state != "removed"
+            else:
+                container.update(info)
+            record.containers[info.ref] = container
+            record.dirty.add(container.id)
+            change.upserts.append(container)
+        return change
+
+    def _end_snapshot(self, record: AgentRecord) -> list[TrackedContainer]:
+        """The list is complete: what it lacks is gone."""
+        seen, record.snapshot = record.snapshot or set(), None
+        listed = {record.containers[ref].id for ref in seen if ref in record.containers}
+        gone = [c for c in record.by_id.values() if c.id not in listed and c.removed_at is None]
+        for container in gone:
+            self._mark_removed(record, container)
+        return gone
+
+    def _mark_removed(self, record: AgentRecord, container: TrackedContainer) -> None:
+        info = container.info
+        container.update(
+            Container(
+                ref=info.ref, id=info.id, name=info.name, image=info.image, state="removed", labels=info.labels,
+                memory_limit_bytes=info.memory_limit_bytes, protected=info.protected,
+            )
+        )  # fmt: skip
+        record.dirty.add(container.id)
+
+
+def _no_watchers(_record: AgentRecord, _upserts: list[TrackedContainer], _removed: list[TrackedContainer]) -> None:
+    """Until the hub is joined."""
+
+
+def _cleaned(info: Container) -> Container:
+    """Without characters that Postgres cannot store."""
+    texts = (info.name, info.image, *info.labels, *info.labels.values())
+    if all(clean_text(text) is text for text in texts):
+        return info
+    return Container(
+        ref=info.ref, id=info.id, name=clean_text(info.name), image=clean_text(info.image), state=info.state,
+        labels={clean_text(k): clean_text(v) for k, v in info.labels.items()},
+        memory_limit_bytes=info.memory_limit_bytes, protected=info.protected,
+    )  # fmt: skip
+
+
+def _labels_size(info: Container) -> int:
+    return sum(len(key.encode()) + len(value.encode()) for key, value in info.labels.items())
+
+
+def _about_container(info: Container, field_name: str, message: str) -> Error:
+    return Error(
+        code=ErrorCode.INVALID_CONTAINER, message=f"container {info.name!r}: {message}", fatal=False,
+        about=About(field=field_name),
+    )  # fmt: skip
+
+
+def _limit(info: Container, field_name: str, message: str) -> Error:
+    return Error(
+        code=ErrorCode.LIMIT_EXCEEDED, message=f"container {info.name!r}: {message}", fatal=False,
+        about=About(field=field_name),
+    )  # fmt: skip

@@ -1,0 +1,133 @@
+"""What is known of hosts and containers, written behind: the hot path never looks anything up.
+
+Once a second everything that changed goes to the database in two statements; while the database is away changes gather
+(bounded by the containers there are) and new containers are accepted all the same. The progress of an epoch is written
+here too, after the commits it tells of: at most 5 s behind, never ahead.
+"""
+
+import asyncio
+import json
+import logging
+from datetime import UTC, datetime
+
+import asyncpg
+
+from server.agents import AgentRecord, Registry, TrackedContainer
+from server.counters import Counters
+from server.db.pool import Database
+from server.db.storage.plain import to_datetime, to_micros
+from server.errors import DatabaseDownError
+from server.protocol.messages import Hello
+
+WRITE_EVERY_SECONDS = 1.0
+
+_log = logging.getLogger("seatrial.db")
+
+_UPSERT_HOSTS = """
+    INSERT INTO host AS h (org, host, machine_id, hostname, agent_version, cores, epoch, acked_seq, last_seen)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::uuid[], $8::bigint[],
+                         $9::timestamptz[])
+    ON CONFLICT (org, host) DO UPDATE SET
+        machine_id = excluded.machine_id, hostname = excluded.hostname, agent_version = excluded.agent_version,
+        cores = excluded.cores, epoch = excluded.epoch, last_seen = excluded.last_seen,
+        acked_seq = CASE WHEN h.epoch = excluded.epoch THEN greatest(h.acked_seq, excluded.acked_seq)
+                         ELSE excluded.acked_seq END
+"""
+_UPSERT_CONTAINERS = """
+    INSERT INTO container AS c (container_id, org, host, docker_id, name, series, image, state, labels,
+                                memory_limit_bytes, protected, removed_at)
+    SELECT id, o, h, d, n, s, i, st, l::jsonb, m, p, r
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                $9::text[], $10::bigint[], $11::bool[], $12::timestamptz[]) AS u(id, o, h, d, n, s, i, st, l, m, p, r)
+    ON CONFLICT (container_id) DO UPDATE SET
+        name = excluded.name, series = excluded.series, image = excluded.image, state = excluded.state,
+        labels = excluded.labels, memory_limit_bytes = excluded.memory_limit_bytes, protected = excluded.protected,
+        removed_at = excluded.removed_at
+    WHERE (c.org, c.host, c.docker_id) = (excluded.org, excluded.host, excluded.docker_id)
+    RETURNING container_id
+"""
+
+
+class Directory:
+    """Writes the registry behind, and reads back what a restart must know."""
+
+    def __init__(self, database: Database, registry: Registry, counters: Counters) -> None:
+        self._database = database
+        self._registry = registry
+        self._counters = counters
+
+    async def load(self) -> None:
+        """Take every host's newest epoch and progress into the registry: hellos then need no look-up."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch("SELECT * FROM host")
+        for row in rows:
+            record = self._registry.record(row["org"], row["host"])
+            record.progress.epoch = str(row["epoch"])
+            record.progress.acked = record.progress.received = row["acked_seq"]
+            record.last_seen_us = to_micros(row["last_seen"])
+            record.hello = Hello(
+                protocol=1, epoch=str(row["epoch"]), connection=1, machine_id=row["machine_id"], oldest=1, next_seq=1,
+                agent_version=row["agent_version"], hostname=row["hostname"], cores=row["cores"],
+            )  # fmt: skip
+
+    async def run(self) -> None:
+        """Write once a second until cancelled."""
+        while True:
+            await asyncio.sleep(WRITE_EVERY_SECONDS)
+            await self.write()
+
+    async def write(self) -> bool:
+        """Write what changed. False: the database did not take it; it is kept for the next time."""
+        registry = self._registry
+        records = registry.dirty | {r for r in registry.records.values() if r.epoch_dirty}
+        records = {r for r in records if r.hello is not None}
+        if not records:
+            return True
+        registry.dirty = set()
+        taken: dict[AgentRecord, set[int]] = {}
+        for record in records:
+            record.epoch_dirty = False
+            taken[record], record.dirty = record.dirty, set()
+        containers = [
+            (record, record.by_id[key]) for record, keys in taken.items() for key in keys if key in record.by_id
+        ]
+        try:
+            async with self._database.acquire() as connection, connection.transaction():
+                await self._write_hosts(connection, sorted(records, key=lambda r: (r.org, r.host)))
+                await self._write_containers(connection, sorted(containers, key=lambda pair: pair[1].id))
+        except (DatabaseDownError, asyncpg.PostgresError) as error:
+            _log.warning("directory not written, will be tried again", extra={"error": str(error)})
+            registry.dirty |= records
+            for record, keys in taken.items():
+                record.epoch_dirty = True
+                record.dirty |= keys
+            return False
+        return True
+
+    async def _write_hosts(self, connection: asyncpg.Connection, records: list[AgentRecord]) -> None:
+        rows = [
+            (r.org, r.host, h.machine_id, h.hostname, h.agent_version, h.cores, r.progress.epoch, r.progress.acked,
+             to_datetime(r.last_seen_us))
+            for r in records if (h := r.hello) is not None
+        ]  # fmt: skip
+        await connection.execute(_UPSERT_HOSTS, *map(list, zip(*rows, strict=True)))
+
+    async def _write_containers(
+        self, connection: asyncpg.Connection, containers: list[tuple[AgentRecord, TrackedContainer]]
+    ) -> None:
+        if not containers:
+            return
+        rows = [
+            (c.id, r.org, r.host, c.info.id, c.info.name, c.series, c.info.image, c.info.state, json.dumps(c.info.labels),
+             c.info.memory_limit_bytes, c.info.protected, _moment(c.removed_at))
+            for r, c in containers
+        ]  # fmt: skip
+        written = await connection.fetch(_UPSERT_CONTAINERS, *map(list, zip(*rows, strict=True)))
+        if len(written) < len(rows):
+            lost = {row[0] for row in rows} - {row["container_id"] for row in written}
+            self._counters.container_collisions += len(lost)
+            _log.error("container ids taken by other containers", extra={"container_ids": sorted(lost)})
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,182 @@
+"""Who watches what. Publishing is a plain call: encoded once per topic, and not at all where nobody watches."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from server.agents import AgentRecord, Registry, TrackedContainer, now_us
+from server.outbox import Outbox
+from server.protocol.codec import encode
+from server.protocol.messages import (
+    FleetSummary,
+    HostChange,
+    LogLine,
+    Logs,
+    Metrics,
+    Sample,
+    Snapshot,
+)
+
+TopicKey = tuple[str, str]
+"""Organisation and topic: the same topic of two tenants is two keys."""
+
+HELD_LINES = 10_000
+"""Lines kept for a subscription whose tail is being read; past them the oldest are dropped into a gap."""
+
+
+class Subscription:
+    """One subscriber's interest in one topic."""
+
+    __slots__ = ("dropped", "held", "key", "outbox", "paused", "topic")
+
+    def __init__(self, key: TopicKey, outbox: Outbox) -> None:
+        self.key = key
+        self.topic = key[1]
+        self.outbox = outbox
+        self.paused = False
+        self.held: list[LogLine] | None = None
+        """Lines that came while the tail is read, in order; None: pass them on."""
+        self.dropped = 0
+        """Lines that did not fit into `held`."""
+
+    def hold(self) -> None:
+        """Keep live lines back until the tail is out."""
+        self.held, self.dropped = [], 0
+
+    def release(self, seen: set[tuple[int, int]]) -> list[LogLine]:
+        """Stop holding; returns the lines that are not among `seen` = (at, line)."""
+        held, self.held = self.held or [], None
+        return [line for line in held if (line.at, line.line) not in seen]
+
+
+class Hub:
+    """Topics and their subscriptions, of all organisations, strictly apart."""
+
+    def __init__(self) -> None:
+        self._topics: dict[TopicKey, set[Subscription]] = {}
+        self._watched: Counter[str] = Counter()
+        """Subscriptions to samples per organisation."""
+
+    def add(self, subscription: Subscription) -> None:
+        """Begin to deliver."""
+        self._topics.setdefault(subscription.key, set()).add(subscription)
+        self._watched[subscription.key[0]] += _wants_samples(subscription.topic)
+
+    def remove(self, subscription: Subscription) -> None:
+        """Stop to deliver. Idempotent."""
+        subscriptions = self._topics.get(subscription.key)
+        if subscriptions is None or subscription not in subscriptions:
+            return
+        subscriptions.discard(subscription)
+        if not subscriptions:
+            del self._topics[subscription.key]
+        org = subscription.key[0]
+        self._watched[org] -= _wants_samples(subscription.topic)
+        if not self._watched[org]:
+            del self._watched[org]
+
+    @property
+    def topics(self) -> int:
+        """Topics that somebody watches."""
+        return len(self._topics)
+
+    # -- LiveSink
+
+    def watches_samples(self, record: AgentRecord) -> bool:
+        """Whether anybody of the organisation watches samples."""
+        return record.org in self._watched
+
+    def watches_logs(self, container: TrackedContainer) -> bool:
+        """Whether anybody watches this container's log."""
+        return container.log_topic in self._topics
+
+    def publish_samples(self, record: AgentRecord, samples: list[tuple[TrackedContainer, Sample]]) -> None:
+        """New samples of one host, to its topic and to each container's."""
+        if record.topic in self._topics:
+            frame = encode(Metrics(topic=record.topic[1], samples=tuple(sample for _, sample in samples)))
+            self._deliver_metrics(record.topic, frame)
+        for container, sample in samples:
+            if container.live_topic in self._topics:
+                frame = encode(Metrics(topic=container.live_topic[1], samples=(sample,)))
+                self._deliver_metrics(container.live_topic, frame)
+
+    def publish_lines(self, container: TrackedContainer, lines: list[LogLine]) -> None:
+        """New lines of one container."""
+        frame: bytes | None = None
+        for subscription in tuple(self._topics.get(container.log_topic, ())):
+            if subscription.paused:
+                continue
+            if subscription.held is not None:
+                _hold(subscription, lines)
+                continue
+            if frame is None:
+                frame = encode(Logs(topic=subscription.topic, lines=tuple(lines)))
+            subscription.outbox.push_lines(subscription.topic, frame, len(lines))
+
+    # -- events
+
+    def publish_host(
+        self, record: AgentRecord, upserts: Iterable[TrackedContainer], removed: Iterable[TrackedContainer]
+    ) -> None:
+        """A host's state or inventory changed."""
+        if record.topic not in self._topics:
+            return
+        change = HostChange(
+            topic=record.topic[1], host=record.status(),
+            upserts=tuple(c.status(record.host) for c in upserts), removed=tuple(c.key for c in removed),
+        )  # fmt: skip
+        self._deliver(record.topic, encode(change))
+
+    def publish_fleets(self, registry: Registry) -> None:
+        """Once a second: a summary for each organisation that watches its fleet."""
+        for key in [key for key in self._topics if key[1] == "fleet"]:
+            snapshot = Snapshot(topic="fleet", at=now_us(), fleet=fleet_summary(registry, key[0]))
+            frame = encode(snapshot)
+            for subscription in tuple(self._topics.get(key, ())):
+                if not subscription.paused:
+                    subscription.outbox.push_metrics("fleet", frame)
+
+    def _deliver_metrics(self, key: TopicKey, frame: bytes) -> None:
+        for subscription in tuple(self._topics[key]):
+            if not subscription.paused:
+                subscription.outbox.push_metrics(key[1], frame)
+
+    def _deliver(self, key: TopicKey, frame: bytes) -> None:
+        for subscription in tuple(self._topics[key]):
+            if not subscription.paused:
+                subscription.outbox.push(frame)
+
+
+def fleet_summary(registry: Registry, org: str) -> FleetSummary:
+    """An organisation's fleet in numbers, from the newest values in memory."""
+    online = offline = running = containers = mem = 0
+    cpu = 0.0
+    for record in registry.records.values():
+        if record.org != org:
+            continue
+        online += record.online
+        offline += not record.online
+        for container in record.by_id.values():
+            if container.removed_at is not None:
+                continue
+            containers += 1
+            if record.online and container.info.state == "running":
+                running += 1
+                cpu += container.cpu or 0.0
+                mem += container.mem or 0
+    return FleetSummary(
+        hosts_online=online, hosts_offline=offline, containers_running=running, containers=containers, cpu=cpu, mem=mem
+    )
+
+
+def _wants_samples(topic: str) -> int:
+    return int(topic.startswith(("host:", "container:")))
+
+
+def _hold(subscription: Subscription, lines: list[LogLine]) -> None:
+    held = subscription.held
+    if held is None:
+        return
+    held += lines
+    if (excess := len(held) - HELD_LINES) > 0:
+        del held[:excess]
+        subscription.dropped += excess

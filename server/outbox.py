@@ -1,0 +1,150 @@
+"""What waits for one subscriber, bounded, with a policy for each kind.
+
+Metrics: the newest frame of a series replaces the one that waits. Log lines: dropped past the bound, with an explicit gap
+where they stood. Everything else must not be lost: past the bound the subscriber is too slow and is closed with 4008.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from server.counters import Counters
+from server.protocol.close_codes import CloseCode
+from server.protocol.codec import encode
+from server.protocol.messages import Gap
+from server.sockets import Socket
+
+_GAP_BYTES = 100
+
+
+@dataclass(slots=True)
+class _GapMark:
+    """A hole in a topic's lines, at its place in the order."""
+
+    topic: str
+    dropped: int
+
+
+class Outbox:
+    """Frames for one socket, in order, but for metrics that a newer one replaced."""
+
+    def __init__(self, socket: Socket, counters: Counters, *, limit_bytes: int, limit_seconds: float) -> None:
+        self._socket = socket
+        self._counters = counters
+        self._limit_bytes = limit_bytes
+        self._limit_seconds = limit_seconds
+        self._waiting: deque[bytes | _GapMark | str] = deque()
+        """Frames, gaps, and keys of `_newest` at the place of the first frame of that series."""
+        self._newest: dict[str, bytes] = {}
+        self._gaps: dict[str, _GapMark] = {}
+        """The gap that still grows, per topic: the last thing that waits of it."""
+        self.waiting_bytes = 0
+        self._stalled_since: float | None = None
+        self.closed = False
+
+    def push(self, frame: bytes) -> None:
+        """Send what must not be lost."""
+        if self._sent_at_once(frame):
+            return
+        if self.waiting_bytes + len(frame) > self._limit_bytes:
+            self.fail(f"more than {self._limit_bytes} bytes were waiting")
+            return
+        self._append(frame, len(frame))
+
+    def push_metrics(self, series: str, frame: bytes) -> None:
+        """Send a sample; while it waits a newer one of the same series takes its place."""
+        if self._sent_at_once(frame):
+            return
+        old = self._newest.get(series)
+        if old is not None:
+            self._counters.live_metrics_conflated += 1
+            self.waiting_bytes += len(frame) - len(old)
+            self._newest[series] = frame
+        elif self.waiting_bytes + len(frame) > self._limit_bytes:
+            self._counters.live_metrics_conflated += 1
+        else:
+            self._newest[series] = frame
+            self._append(series, len(frame))
+
+    def push_lines(self, topic: str, frame: bytes, lines: int) -> None:
+        """Send log lines; past the bound they become a gap."""
+        gap = self._gaps.get(topic)
+        if gap is None and self._sent_at_once(frame):
+            return
+        if self.waiting_bytes + len(frame) <= self._limit_bytes:
+            self._gaps.pop(topic, None)
+            self._append(frame, len(frame))
+            return
+        self._counters.live_lines_dropped += lines
+        if gap is not None:
+            gap.dropped += lines
+        else:
+            gap = self._gaps[topic] = _GapMark(topic, lines)
+            self._append(gap, _GAP_BYTES)
+
+    def on_writable(self) -> None:
+        """The socket takes frames again."""
+        while self._waiting:
+            item = self._waiting[0]
+            if isinstance(item, _GapMark):
+                frame = encode(Gap(topic=item.topic, dropped=item.dropped))
+                size = _GAP_BYTES
+            elif isinstance(item, str):
+                frame = self._newest[item]
+                size = len(frame)
+            else:
+                frame, size = item, len(item)
+            if not self._socket.try_send(frame):
+                return
+            self._counters.live_frames_sent += 1
+            # Something left: the reader reads, however slowly.
+            self._stalled_since = asyncio.get_running_loop().time()
+            self._waiting.popleft()
+            self.waiting_bytes -= size
+            self._forget(item)
+        if not self._waiting:
+            self._stalled_since = None
+
+    def tick(self) -> None:
+        """Once a second: give up on a reader that took nothing for too long."""
+        self.on_writable()
+        since = self._stalled_since
+        if since is not None and asyncio.get_running_loop().time() - since > self._limit_seconds:
+            self.fail(f"nothing was read for {self._limit_seconds:g} s")
+
+    def fail(self, reason: str) -> None:
+        """Close as a slow consumer and free what waited."""
+        if self.closed:
+            return
+        self.clear()
+        self._socket.close(CloseCode.SLOW_CONSUMER, reason)
+
+    def clear(self) -> None:
+        """Free everything; later pushes do nothing."""
+        self.closed = True
+        self._waiting.clear()
+        self._newest.clear()
+        self._gaps.clear()
+        self.waiting_bytes = 0
+
+    def _sent_at_once(self, frame: bytes) -> bool:
+        if self.closed:
+            return True
+        if self._waiting:
+            return False
+        if self._socket.try_send(frame):
+            self._counters.live_frames_sent += 1
+            return True
+        return False
+
+    def _forget(self, item: bytes | _GapMark | str) -> None:
+        if isinstance(item, str):
+            del self._newest[item]
+        elif not isinstance(item, bytes) and self._gaps.get(item.topic) is item:
+            del self._gaps[item.topic]
+
+    def _append(self, item: bytes | _GapMark | str, size: int) -> None:
+        if self._stalled_since is None:
+            self._stalled_since = asyncio.get_running_loop().time()
+        self._waiting.append(item)
+        self.waiting_bytes += size

@@ -1,0 +1,145 @@
+"""Everything that can be set, once, in one place: by `SEATRIAL_*` variables or by the flags of `seatrial serve`.
+
+Built once at the top and handed down; nothing else reads the environment. `docs/settings.md` lists every field, and a test
+holds it to that.
+"""
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIN_SECRET_BYTES = 32
+"""HS256 wants a key at least as long as its hash: RFC 7518, section 3.2."""
+
+
+class Settings(BaseSettings):
+    """The server's settings. Sizes in bytes, times in seconds, as their names say."""
+
+    model_config = SettingsConfigDict(env_prefix="SEATRIAL_", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    database_url: Annotated[
+        SecretStr, Field(description="Postgres 15 to 18, as postgresql://user:password@host:port/database.")
+    ]
+    jwt_secret: Annotated[
+        SecretStr, Field(description="HS256 key for agents' and users' tokens, at least 32 bytes. For development.")
+    ]
+    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8000
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Field(
+            description='Origins of web apps that may open /ws/live beside the server\'s own, as JSON: ["https://a.b"].'
+        ),
+    ] = ()
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="Least severe log lines to write.")
+    ] = "info"
+    log_format: Annotated[Literal["json", "console"], Field(description="Log lines as JSON, or for people.")] = "json"
+
+    storage: Annotated[Literal["plain"], Field(description="How samples and log lines are stored.")] = "plain"
+    retention_seconds: Annotated[float, Field(ge=1, description="Age at which samples and log lines are removed.")] = (
+        86_400.0
+    )
+    prune_interval_seconds: Annotated[
+        float, Field(gt=0, description="Pause between two removals; must be shorter than the retention.")
+    ] = 60.0
+    lanes: Annotated[int, Field(ge=1, le=64, description="Writer connections; an agent keeps to one for life.")] = 2
+    flush_seconds: Annotated[float, Field(gt=0, le=10, description="Longest wait of a row for its COPY to begin.")] = (
+        0.1
+    )
+    flush_bytes: Annotated[
+        int, Field(ge=1024, description="Packed rows of a lane that start its COPY before the time is up.")
+    ] = 4 * 1024 * 1024
+    pool_size: Annotated[int, Field(ge=1, le=100, description="Database connections for everything but the lanes.")] = 5
+    database_wait_seconds: Annotated[
+        float, Field(ge=0, description="How long a start waits for the database before it gives up.")
+    ] = 60.0
+    statement_timeout_seconds: Annotated[
+        float, Field(gt=0, description="Deadline of a single statement; a flush past it is retried.")
+    ] = 60.0
+
+    max_agents: Annotated[int, Field(ge=1, description="Agents connected at once; more are refused with 503.")] = 10_000
+    max_subscribers: Annotated[
+        int, Field(ge=1, description="Live sockets open at once; more are refused with 503.")
+    ] = 2_000
+    max_containers: Annotated[int, Field(ge=1, description="Containers that one host may declare.")] = 1_000
+    max_subscriptions: Annotated[int, Field(ge=1, description="Topics that one live socket may watch.")] = 200
+    frame_bytes: Annotated[
+        int, Field(ge=4096, le=16 * 1024 * 1024, description="Largest frame that either socket takes; 1009 above.")
+    ] = 1024 * 1024
+    labels_bytes: Annotated[int, Field(ge=0, description="Label bytes of one container.")] = 16 * 1024
+    log_text_bytes: Annotated[
+        int, Field(ge=64, le=256 * 1024, description="Longest log line; the rest is cut off and marked.")
+    ] = 16 * 1024
+    ingest_budget_bytes: Annotated[
+        int, Field(ge=1024 * 1024, description="Memory for rows received and not yet committed, all agents together.")
+    ] = 256 * 1024 * 1024
+    window_batches: Annotated[
+        int, Field(ge=1, description="Batches that an agent may have on its way unacknowledged.")
+    ] = 64
+    window_bytes: Annotated[
+        int, Field(ge=1024, description="Frame bytes that an agent may have on its way unacknowledged.")
+    ] = 1024 * 1024
+    outbox_bytes: Annotated[
+        int, Field(ge=4096, description="Frames waiting for one slow subscriber; log lines past it become a gap.")
+    ] = 1024 * 1024
+    outbox_seconds: Annotated[
+        float, Field(gt=0, description="How long a subscriber may stand still before it is closed with 4008.")
+    ] = 5.0
+
+    heartbeat_seconds: Annotated[
+        int, Field(ge=1, description="Agents' heartbeat interval; silent for 3 of them means offline.")
+    ] = 15
+    hello_timeout_seconds: Annotated[float, Field(gt=0, description="Time for an agent's hello; 4002 after it.")] = 10.0
+    offline_after_seconds: Annotated[
+        float, Field(ge=0, description="Grace for a closed socket to come back before its host is shown offline.")
+    ] = 5.0
+    ping_interval_seconds: Annotated[float, Field(gt=0, description="Pause between WebSocket pings.")] = 15.0
+    ping_timeout_seconds: Annotated[float, Field(gt=0, description="Time for a pong; 1011 and abort after it.")] = 10.0
+    future_seconds: Annotated[
+        float, Field(gt=0, description="How far ahead of the server's clock a row's time may lie.")
+    ] = 60.0
+    ticket_seconds: Annotated[int, Field(ge=1, le=30, description="Life of an unused live ticket.")] = 30
+    drain_seconds: Annotated[float, Field(gt=0, le=300, description="Deadline of the last flush after SIGTERM.")] = 20.0
+    reconnects_per_second: Annotated[
+        int, Field(ge=1, description="Rate at which agents are asked to come back after a drain.")
+    ] = 300
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgres"}:
+            raise ValueError("expected postgresql://user:password@host:port/database")
+        return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _is_long(cls, value: SecretStr) -> SecretStr:
+        if (found := len(value.get_secret_value().encode())) < MIN_SECRET_BYTES:
+            raise ValueError(f"expected at least {MIN_SECRET_BYTES} bytes, found {found}")
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path or "*" in origin:
+                raise ValueError(f"{origin!r}: expected scheme://host[:port] without a path or wildcard")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Settings":
+        if self.prune_interval_seconds >= self.retention_seconds:
+            raise ValueError(
+                f"prune_interval_seconds = {self.prune_interval_seconds:g}: expected less than"
+                f" retention_seconds = {self.retention_seconds:g}"
+            )
+        return self
+
+    @property
+    def accept_past_seconds(self) -> float:
+        """How old a row may be: the window, and one interval so that no row in it is refused (DESIGN, section 4)."""
+        return self.retention_seconds - self.prune_interval_seconds

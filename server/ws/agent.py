@@ -1,0 +1,281 @@
+"""`/ws/agent`: one connection of an agent, from its upgrade to its end."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+
+from starlette.websockets import WebSocket
+
+from server.agents import Registry, Session, now_us
+from server.auth.principal import Agent
+from server.auth.tokens import TokenError, Tokens, bearer
+from server.counters import Counters
+from server.errors import PeerError
+from server.ingest import Ingest
+from server.protocol.close_codes import CloseCode
+from server.protocol.codec import Decoded, FrameError, decode_agent_message, encode
+from server.protocol.error_codes import ErrorCode
+from server.protocol.messages import (
+    AGENT_SUBPROTOCOL,
+    PROTOCOL_VERSION,
+    About,
+    ActionResult,
+    AgentHeartbeat,
+    Batch,
+    Bye,
+    Clock,
+    Error,
+    HeartbeatEcho,
+    Hello,
+    Inventory,
+    Limits,
+    Pulse,
+    ResultAck,
+    TokenExpiring,
+    Welcome,
+    Window,
+)
+from server.settings import Settings
+from server.ws.guard import GuardedWebSocket
+from server.ws.handshake import connection, offers, refuse, send_error, text_of
+
+BAD_FRAMES_PER_MINUTE = 3
+TOKEN_WARNING_SECONDS = 300.0
+
+_log = logging.getLogger("seatrial.agent")
+
+
+class AgentEndpoint:
+    """Admits agents and reads what they send. The reader never waits for the database."""
+
+    def __init__(
+        self, settings: Settings, tokens: Tokens, registry: Registry, ingest: Ingest, counters: Counters
+    ) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._registry = registry
+        self._ingest = ingest
+        self._counters = counters
+
+    async def __call__(self, ws: WebSocket) -> None:
+        """Serve one connection."""
+        agent = await self._admit(ws)
+        if agent is None:
+            return
+        await ws.accept(subprotocol=AGENT_SUBPROTOCOL)
+        socket = connection(ws)
+        session: Session | None = None
+        try:
+            session = await self._greet(ws, socket, agent)
+            if session is not None:
+                await self._serve(ws, socket, session, agent)
+        except PeerError as error:
+            send_error(socket, self._counters, error.error)
+            self._close(socket, error.close_code, str(error))
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, the peer gets a close code and the log its trace
+            _log.exception("agent connection failed", extra={"org": agent.org, "host": agent.host})
+            self._close(socket, CloseCode.INTERNAL_ERROR, "internal error")
+        finally:
+            if session is not None:
+                socket.on_writable = None
+                self._registry.disconnect(session)
+
+    async def _admit(self, ws: WebSocket) -> Agent | None:
+        async def no(status: int, reason: str, message: str, **headers: str) -> None:
+            await refuse(ws, self._counters, "agent", status, reason, message, **headers)
+
+        if self._ingest.draining:
+            await no(503, "draining", "the server is about to stop", Retry_After="5")
+        elif "origin" in ws.headers:
+            await no(403, "origin", "agents send no Origin header; browsers use /ws/live")
+        elif self._registry.connected >= self._settings.max_agents:
+            await no(503, "agents", f"{self._settings.max_agents} agents are connected", Retry_After="30")
+        elif not offers(ws, AGENT_SUBPROTOCOL):
+            await no(400, "subprotocol", f"expected Sec-WebSocket-Protocol: {AGENT_SUBPROTOCOL}")
+        else:
+            try:
+                return self._tokens.agent(bearer(ws.headers.get("authorization")))
+            except TokenError as error:
+                await no(401, error.reason, str(error), WWW_Authenticate="Bearer")
+        return None
+
+    async def _greet(self, ws: WebSocket, socket: GuardedWebSocket, agent: Agent) -> Session | None:
+        """Wait for hello and answer it."""
+        try:
+            async with asyncio.timeout(self._settings.hello_timeout_seconds):
+                event = await ws.receive()
+        except TimeoutError:
+            seconds = self._settings.hello_timeout_seconds
+            self._close(socket, CloseCode.HELLO_TIMEOUT, f"no hello within {seconds:g} s")
+            return None
+        if event["type"] == "websocket.disconnect":
+            self._count_close(event)
+            return None
+        decoded = self._decode_first(text_of(event), socket)
+        if decoded is None:
+            return None
+        hello = decoded.message
+        if not isinstance(hello, Hello):
+            raise PeerError(ErrorCode.HELLO_EXPECTED, "the first message must be hello", About(field="type"))
+        if hello.protocol != PROTOCOL_VERSION:
+            raise PeerError(
+                ErrorCode.UNSUPPORTED_PROTOCOL,
+                f"protocol = {hello.protocol}: expected {PROTOCOL_VERSION}",
+                About(type="hello", field="protocol"),
+            )
+        if hello.oldest > hello.next_seq:
+            raise PeerError(
+                ErrorCode.BAD_REQUEST,
+                f"oldest = {hello.oldest}: expected at most next_seq = {hello.next_seq}",
+                About(type="hello", field="oldest"),
+            )
+        session, errors = self._registry.connect(agent.org, agent.host, hello, socket)
+        self._welcome(socket, session)
+        for error in (*_bad_containers(decoded), *errors):
+            send_error(socket, self._counters, error)
+        for result in hello.unacknowledged_results:
+            self._result(socket, result.action_id)
+        _log.info(
+            "agent connected",
+            extra={
+                "org": agent.org, "host": agent.host, "session": session.id, "epoch": hello.epoch,
+                "connection": hello.connection, "containers": len(hello.containers),
+            },
+        )  # fmt: skip
+        return session
+
+    def _welcome(self, socket: GuardedWebSocket, session: Session) -> None:
+        settings = self._settings
+        earliest, latest = self._ingest.clock()
+        # Sent directly, not offered: before it the peer may send nothing that fills its buffers.
+        socket.try_send(
+            encode(
+                Welcome(
+                    session=session.id, server_time=now_us(), acked_seq=session.progress.acked,
+                    window=Window(batches=self._ingest.window_batches, bytes=self._ingest.window_bytes),
+                    heartbeat_seconds=settings.heartbeat_seconds, clock=Clock(earliest=earliest, latest=latest),
+                    limits=Limits(
+                        frame_bytes=settings.frame_bytes, containers=settings.max_containers,
+                        labels_bytes=settings.labels_bytes, log_text_bytes=settings.log_text_bytes,
+                    ),
+                )
+            )
+        )  # fmt: skip
+
+    async def _serve(self, ws: WebSocket, socket: GuardedWebSocket, session: Session, agent: Agent) -> None:
+        loop = asyncio.get_running_loop()
+        record = session.record
+
+        def on_writable() -> None:
+            if record.session is session and record.ack_due:
+                record.send_ack()
+
+        socket.on_writable = on_writable
+        timers = self._token_timers(socket, agent)
+        try:
+            while True:
+                event = await ws.receive()
+                if event["type"] == "websocket.disconnect":
+                    self._count_close(event)
+                    return
+                if record.session is not session:
+                    return  # taken over: what still arrives here is not heard
+                session.last_frame = loop.time()
+                self._counters.frames_received += 1
+                text = text_of(event)
+                if text is None:
+                    self._close(socket, CloseCode.UNSUPPORTED_DATA, "binary frame: expected text")
+                    return
+                if not self._take(socket, session, text):
+                    return
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def _take(self, socket: GuardedWebSocket, session: Session, text: str) -> bool:
+        """Handle one frame; False: the connection ends."""
+        try:
+            decoded = decode_agent_message(text)
+        except FrameError as error:
+            return self._bad_frame(socket, session, error)
+        match decoded.message:
+            case Batch() as batch:
+                self._ingest.accept(session, decoded, batch, len(text) if text.isascii() else len(text.encode()))
+            case AgentHeartbeat(at=at):
+                self._heartbeat(socket, session, at)
+            case Pulse() as pulse:
+                self._ingest.pulse(session, pulse)
+            case Inventory() as inventory:
+                change = self._registry.inventory(session.record, inventory)
+                for refusal in (*_bad_containers(decoded), *change.errors):
+                    send_error(socket, self._counters, refusal)
+            case ActionResult(action_id=action_id):
+                self._result(socket, action_id)
+            case Bye():
+                self._registry.leave(session)
+                self._close(socket, CloseCode.NORMAL, "bye")
+                return False
+            case Hello():
+                raise PeerError(ErrorCode.HELLO_EXPECTED, "a second hello", About(type="hello"))
+        return True
+
+    def _heartbeat(self, socket: GuardedWebSocket, session: Session, at: int) -> None:
+        now = now_us()
+        record = session.record
+        record.last_seen_us = now
+        record.epoch_dirty = True
+        record.skew_ms = round((at - now) / 1000 + socket.round_trip_seconds * 500, 1)
+        socket.try_send(encode(HeartbeatEcho(at=at, server_time=now)))
+
+    def _result(self, socket: GuardedWebSocket, action_id: str) -> None:
+        """No action was asked for here yet, so every result is of no interest: acknowledged, counted."""
+        self._counters.action_results_unknown += 1
+        socket.try_send(encode(ResultAck(action_id=action_id)))
+
+    def _bad_frame(self, socket: GuardedWebSocket, session: Session, error: FrameError) -> bool:
+        send_error(socket, self._counters, error.error)
+        now = session.last_frame
+        session.bad_frames = [t for t in session.bad_frames if now - t < 60] + [now]
+        if len(session.bad_frames) < BAD_FRAMES_PER_MINUTE:
+            return True
+        self._close(socket, CloseCode.BAD_REQUEST, f"{BAD_FRAMES_PER_MINUTE} unreadable frames within a minute")
+        return False
+
+    def _decode_first(self, text: str | None, socket: GuardedWebSocket) -> Decoded | None:
+        if text is None:
+            self._close(socket, CloseCode.UNSUPPORTED_DATA, "binary frame: expected text")
+            return None
+        try:
+            return decode_agent_message(text)
+        except FrameError as error:
+            raise PeerError(ErrorCode(error.error.code), str(error), error.error.about) from None
+
+    def _token_timers(self, socket: GuardedWebSocket, agent: Agent) -> list[asyncio.TimerHandle]:
+        """A socket does not outlive its token: a warning before, the end at its expiry."""
+        left = agent.expires_at - time.time()
+        loop = asyncio.get_running_loop()
+        warning = encode(TokenExpiring(expires_at=int(agent.expires_at * 1e6)))
+        return [
+            loop.call_later(max(0.0, min(left - TOKEN_WARNING_SECONDS, left / 2)), socket.try_send, warning),
+            loop.call_later(max(0.0, left), self._close, socket, CloseCode.TOKEN_EXPIRED, "the token has expired"),
+        ]
+
+    def _close(self, socket: GuardedWebSocket, code: CloseCode, reason: str) -> None:
+        self._counters.sockets_closed["agent", str(int(code))] += 1
+        socket.close(code, reason)
+
+    def _count_close(self, event: Mapping[str, object]) -> None:
+        self._counters.sockets_closed["agent", str(event.get("code", 1005))] += 1
+
+
+def _bad_containers(decoded: Decoded) -> list[Error]:
+    return [
+        Error(
+            code=ErrorCode.INVALID_CONTAINER, message=f"{row.path}: {row.detail}", fatal=False,
+            about=About(field=row.path),
+        )
+        for row in decoded.bad_rows
+    ]  # fmt: skip
