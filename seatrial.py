@@ -1,7 +1,5 @@
 """The `seatrial` command: joins the sub-commands, imports what each needs only when it is asked for."""
 
-import sys
-
 import typer
 
 from loadtests import cli as loadtests_cli
@@ -28,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -336,11 +336,15 @@ class EmbeddedPostgres:
 
 @contextlib.contextmanager
 def temporary(
-    *, bin_dir: Path | None = None, settings: Mapping[str, str] = _NO_SETTINGS, start_timeout_seconds: float = 60.0
+    *,
+    bin_dir: Path | None = None,
+    settings: Mapping[str, str] = _NO_SETTINGS,
+    log_file: Path | None = None,
+    start_timeout_seconds: float = 60.0,
 ) -> Iterator[EmbeddedPostgres]:
     """A running Postgres with an empty cluster in a new temporary directory, which is removed afterwards.
 
-    What a killed process left behind is removed by the next call.
+    What a killed process left behind is removed by the next call. A `log_file` elsewhere stays.
 
     Raises:
         EmbeddedPostgresError: as `EmbeddedPostgres` and its `start`.
@@ -353,7 +357,11 @@ def temporary(
         if os.geteuid() == 0:
             directory.chmod(0o711)  # made just above; the user Postgres runs as must pass through it
         postgres = EmbeddedPostgres(
-            directory / "data", bin_dir=bin_dir, settings=settings, start_timeout_seconds=start_timeout_seconds
+            directory / "data",
+            bin_dir=bin_dir,
+            settings=settings,
+            log_file=log_file,
+            start_timeout_seconds=start_timeout_seconds,
         )
         with postgres:
             yield postgres

@@ -1,0 +1,106 @@
+"""`seatrial run` and `seatrial verify`."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from loadtests.verify import Findings
+
+_USAGE, _ENVIRONMENT, _CORRECTNESS = 2, 3, 11
+
+
+def run(
+    scenario: Annotated[Path, typer.Argument(help="A scenario file: scenarios/smoke.toml.")],
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key of the file: --set fleet.agents=500.")
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(help="Run on this Postgres server, in a database made for the run. Default: a private one."),
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Where the results go.")] = Path("runs"),
+) -> None:
+    """Run a scenario and judge it: start Postgres, server, fleet and browsers, stop them, verify every row.
+
+    Exit code: 0 passed, 10 a threshold failed, 11 data was lost, altered or invented, 12 the run is invalid, 2 wrong
+    usage or scenario, 3 the environment could not be set up, 130 interrupted.
+    """
+    from loadtests.result import create_run_directory, show, write_result
+    from loadtests.run import ChildError, StageError
+    from loadtests.run import run as perform
+    from loadtests.thresholds import validate_thresholds
+    from simulator.scenario import ScenarioError, load
+
+    overrides = {}
+    for item in setting or []:
+        key, equals, value = item.partition("=")
+        if not equals:
+            _fail(_USAGE, f"--set {item}: expected key=value")
+        overrides[key] = value
+    try:
+        loaded = load(scenario, overrides)
+        validate_thresholds(loaded)
+    except ScenarioError as error:
+        _fail(_USAGE, str(error))
+    try:
+        directory = create_run_directory(runs, loaded.name)
+    except OSError as error:
+        _fail(_ENVIRONMENT, f"--runs {runs}: {error.strerror or error}")
+    try:
+        result = asyncio.run(perform(loaded, directory, database_url))
+    except (StageError, ChildError) as error:
+        _fail(_ENVIRONMENT, str(error))
+    show(result, write_result(directory, result))
+    raise typer.Exit(result.exit_code)
+
+
+def verify(
+    ledger: Annotated[list[Path], typer.Option(help="Ledger of a fleet's process; give each of them.")],
+    database_url: Annotated[str, typer.Option(envvar="SEATRIAL_DATABASE_URL", help="Where the rows are.")],
+    storage: Annotated[str, typer.Option(envvar="SEATRIAL_STORAGE", help="The strategy that keeps them.")] = "plain",
+) -> None:
+    """Compare what a fleet sent with what is stored, row by row, over the whole of its ledgers.
+
+    Retention must not have removed anything of it: set SEATRIAL_RETENTION_SECONDS longer than the run. Exit code: 0
+    clean, 11 rows are missing, foreign or altered, 3 the ledger or the database cannot be read.
+    """
+    for path in ledger:
+        if not path.is_file():
+            _fail(_USAGE, f"--ledger {path}: expected a file")
+    findings = _verified(ledger, database_url, storage)
+    for example in findings.examples:
+        typer.echo(f"{example.kind}: {example.table}: {example.row}")
+    counts = ", ".join(f"{findings.counts[kind]} {kind}" for kind in ("missing", "foreign", "altered"))
+    typer.echo(f"{findings.verified} of {findings.acked} acked rows verified, {findings.stored} rows read: {counts}")
+    if not findings.acked:
+        _fail(_CORRECTNESS, "nothing was acknowledged, so nothing is proven")
+    raise typer.Exit(0 if findings.clean else _CORRECTNESS)
+
+
+def _verified(ledgers: list[Path], database_url: str, strategy: str) -> "Findings":
+    import asyncpg
+
+    from loadtests.verify import verify_all
+    from server.db.storage.strategies import storage
+    from simulator.ledger import LedgerError
+
+    async def work() -> "Findings":
+        connection = await asyncpg.connect(database_url, timeout=10, command_timeout=600)
+        try:
+            return await verify_all(ledgers, storage(strategy), connection)
+        finally:
+            connection.terminate()
+
+    try:
+        return asyncio.run(work())
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError, LedgerError) as error:
+        _fail(_ENVIRONMENT, f"{type(error).__name__}: {error}")
+
+
+def _fail(code: int, message: str) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    raise typer.Exit(code)

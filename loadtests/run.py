@@ -1,0 +1,367 @@
+"""One run: stage, fleet, browsers, faults, verification, verdict.
+
+The runner owns Postgres and the server. It tolerates that they die, starts the server again only if the scenario says so,
+and leaves nothing behind, however it ends.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import asyncpg
+import msgspec
+
+from loadtests.children import Child, ChildError, python
+from loadtests.fingerprint import Postgres, environment
+from loadtests.measure import Latency, Series, catalogue, now_us, read_measurements
+from loadtests.progress import Progress
+from loadtests.result import FaultDone, Result, summarise
+from loadtests.sampling import Sampler
+from loadtests.stage import ORG, ServerUnderTest, StageError, database, fingerprint, outer_environment
+from loadtests.thresholds import judge
+from loadtests.verify import Findings, RollingVerifier, Verifier
+from server.db.storage.strategies import storage as strategy
+from simulator.ledger import LedgerError
+from simulator.scenario import Fault, Scenario
+
+FLEET_GRACE_SECONDS = 30.0
+"""Beyond its duration: connecting, the last acknowledgements, leaving."""
+BROWSERS_GRACE_SECONDS = 20.0
+LEDGER, REPORT, MEASUREMENTS = "ledger.jsonl", "fleet.json", "browsers.json"
+MAX_GENERATOR_CPU = 0.85
+"""Of a core, for the Locust process; the fleet judges its own."""
+
+_Measurement = Latency | Series | float
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run gathers until it can be judged."""
+
+    postgres: Postgres | None = None
+    measured: dict[str, _Measurement] = field(default_factory=dict)
+    faults: list[FaultDone] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
+    interrupted: bool = False
+
+
+class Run:
+    """A run of a checked scenario into its own directory."""
+
+    def __init__(self, scenario: Scenario, directory: Path, database_url: str | None, progress: Progress) -> None:
+        self._scenario = scenario
+        self._directory = directory
+        self._database_url = database_url
+        self._progress = progress
+        self._outcome = Outcome()
+        self._started_us = now_us()
+
+    async def perform(self) -> Result:
+        """Run, stop everything, judge.
+
+        Cancelled, it still stops everything, and returns what there is as interrupted.
+
+        Raises:
+            StageError, ChildError: the environment could not be set up.
+        """
+        try:
+            await self._perform()
+        except asyncio.CancelledError:
+            self._outcome.interrupted = True
+        return await asyncio.to_thread(self._result)
+
+    async def _perform(self) -> None:
+        scenario, directory = self._scenario, self._directory
+        async with AsyncExitStack() as stack:
+            self._progress.say("starting Postgres")
+            dsn = await stack.enter_async_context(database(self._database_url, directory / "postgres.log"))
+            server = ServerUnderTest(scenario, dsn, directory)
+            stack.push_async_callback(lambda: server.child.stop())  # noqa: PLW0108 - the child changes with a restart
+            self._progress.say("starting the server")
+            await server.start()
+            storage = strategy(scenario.storage.strategy)
+            looking, verifying = [await self._connect(stack, dsn) for _ in range(2)]
+            self._outcome.postgres = await fingerprint(looking)
+            self._outcome.invalid += self._outcome.postgres.weaknesses()
+            sampler = Sampler(f"{server.http}/metrics", storage, looking)
+            verifier = stack.enter_context(Verifier([directory / LEDGER], storage, verifying))
+            rolling = RollingVerifier(verifier, scenario.storage.retention_seconds)
+            self._outcome.findings = verifier.findings
+            fleet = self._fleet(server)
+            stack.push_async_callback(fleet.stop)
+            await fleet.start()
+            browsers = self._browsers(server) if scenario.ui.subscribers else None
+            if browsers is not None:
+                stack.push_async_callback(browsers.stop, signal.SIGTERM, 10.0)
+                await browsers.start()
+            async with _Background() as background:
+                background.start(sampler.run())
+                checking = background.start(rolling.run())
+                background.start(self._watch_server(server, sampler))
+                background.start(self._faults(server))
+                background.start(self._show(sampler))
+                if browsers is not None:
+                    background.start(self._watch_cpu(browsers))
+                await self._load(fleet, browsers, background)
+                rolling.stop()
+                with suppress(LedgerError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    await checking
+            await sampler.sample()
+            self._progress.say("stopping the server")
+            if not await server.child.stop():
+                self._outcome.invalid.append("the server did not end within 30 s of SIGTERM")
+            await self._verify_rest(rolling, server)
+            self._measure(sampler, server, fleet, browsers)
+
+    # -- parts
+
+    async def _connect(self, stack: AsyncExitStack, dsn: str) -> asyncpg.Connection:
+        try:
+            connection = await asyncpg.connect(dsn, timeout=10, command_timeout=120)
+        except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+            raise StageError(f"the run's database: {error}") from None
+        stack.callback(connection.terminate)
+        return connection
+
+    def _fleet(self, server: ServerUnderTest) -> Child:
+        fleet = self._scenario.fleet
+        arguments = [
+            "simulate", "--url", server.ws, "--org", ORG, "--agents", str(fleet.agents),
+            "--containers", str(fleet.containers), "--interval", f"{fleet.interval_seconds:g}s",
+            "--log-lines", str(fleet.log_lines), "--ramp", f"{fleet.ramp_seconds:g}s", "--seed", str(self._scenario.seed),
+            "--duration", f"{self._scenario.duration_seconds:g}s", "--transport", fleet.transport,
+            "--ledger", str(self._directory / LEDGER), "--report", str(self._directory / REPORT), "--json",
+        ]  # fmt: skip
+        return Child(
+            "fleet",
+            python("seatrial", *arguments),
+            outer_environment() | {"SEATRIAL_JWT_SECRET": server.secret},
+            self._directory / "fleet.log",
+        )
+
+    def _browsers(self, server: ServerUnderTest) -> Child:
+        scenario = self._scenario
+        locustfile = Path(__file__).with_name("locustfile.py")
+        arguments = [
+            "-f", str(locustfile), "--headless", "--host", server.http, "--users", str(scenario.ui.subscribers),
+            "--spawn-rate", f"{scenario.ui.spawn_rate:g}", "--stop-timeout", "10", "--csv", str(self._directory / "locust"), "--only-summary",
+        ]  # fmt: skip
+        variables = {
+            "SEATRIAL_JWT_SECRET": server.secret,
+            "SEATRIAL_ORG": ORG,
+            "SEATRIAL_MEASUREMENTS": str(self._directory / MEASUREMENTS),
+        }
+        return Child(
+            "browsers", python("locust", *arguments), outer_environment() | variables, self._directory / "browsers.log"
+        )
+
+    # -- while it runs
+
+    async def _load(self, fleet: Child, browsers: Child | None, background: "_Background") -> None:
+        """Until the fleet has ended by itself, and the browsers after it."""
+        seconds = self._scenario.duration_seconds
+        ended = await background.first_of(fleet.wait(), seconds + FLEET_GRACE_SECONDS)
+        if ended is None:
+            self._outcome.invalid.append(f"the fleet did not end within {FLEET_GRACE_SECONDS:g} s of its duration")
+            await fleet.stop(signal.SIGTERM, 15)
+        elif ended not in {0, 12}:  # 12: its own report says why
+            raise fleet.failure(f"ended with exit code {ended}")
+        if browsers is not None:
+            # Nothing comes to them any more: they leave, and write what they measured.
+            browsers.send(signal.SIGTERM)
+            if await background.first_of(browsers.wait(), BROWSERS_GRACE_SECONDS) is None:
+                await browsers.kill()
+
+    async def _watch_server(self, server: ServerUnderTest, sampler: Sampler) -> None:
+        """Notice that the server died, and start it again if the scenario says so."""
+        while True:
+            code = await server.child.wait()
+            sampler.server_ended()
+            if not self._scenario.server.restart:
+                self._outcome.invalid.append(f"the server ended during the run with exit code {code}")
+                return
+            self._progress.say(f"the server ended with exit code {code}: starting it again")
+            await server.restart()
+
+    async def _faults(self, server: ServerUnderTest) -> None:
+        kinds: dict[str, Callable[[], Awaitable[str]]] = {"server_kill": lambda: _kill(server)}
+        begun = asyncio.get_running_loop().time()
+        for fault in sorted(self._scenario.faults, key=_when):
+            await asyncio.sleep(max(0.0, begun + fault.at_seconds - asyncio.get_running_loop().time()))
+            detail = await kinds[fault.kind]()
+            self._outcome.faults.append(FaultDone(at_us=now_us(), kind=fault.kind, detail=detail))
+            self._progress.say(f"fault: {fault.kind}: {detail}")
+
+    async def _watch_cpu(self, browsers: Child) -> None:
+        """A Locust process that has no core left measures itself."""
+        loop = asyncio.get_running_loop()
+        busy = 0
+        while True:
+            before, started = browsers.cpu_seconds(), loop.time()
+            await asyncio.sleep(1.0)
+            used = browsers.cpu_seconds() - before
+            busy = busy + 1 if used / (loop.time() - started) > MAX_GENERATOR_CPU else 0
+            if busy == 5:
+                self._outcome.invalid.append(f"Locust used over {MAX_GENERATOR_CPU:.0%} of a core for 5 s")
+
+    async def _show(self, sampler: Sampler) -> None:
+        log = self._directory / "fleet.log"
+        begun = asyncio.get_running_loop().time()
+        while True:
+            await asyncio.sleep(1.0)
+            elapsed = asyncio.get_running_loop().time() - begun
+            fleet = _last_status(log)
+            oldest = sampler.series["oldest_row_age_s"].statistics().get("last")
+            self._progress.show(
+                elapsed, self._scenario.duration_seconds, fleet, sampler.rows_per_second, oldest, self._outcome.findings
+            )
+
+    # -- the end
+
+    async def _verify_rest(self, rolling: RollingVerifier, server: ServerUnderTest) -> None:
+        """Everything that the rolling verification has not seen yet; nothing is pruned any more."""
+        self._progress.say("verifying what is left")
+        retention_us = int(self._scenario.storage.retention_seconds * 1e6)
+        try:
+            await rolling.finish(now_us() - retention_us)
+        except (LedgerError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            self._outcome.invalid.append(f"the ledger could not be verified to its end: {error}")
+
+    def _measure(self, sampler: Sampler, server: ServerUnderTest, fleet: Child, browsers: Child | None) -> None:
+        outcome, measured = self._outcome, self._outcome.measured
+        measured.update(sampler.series)
+        measured["insert_batch_ms"] = sampler.flushes()
+        measured["server_restarts"] = float(server.restarts)
+        report_path = self._directory / REPORT
+        if report_path.exists():
+            report: dict[str, Any] = msgspec.json.decode(report_path.read_bytes())
+            for name in ("ack_latency_ms", "schedule_lag_ms"):
+                measured[name] = Latency.decode([report[name]["hdr"]])
+            measured["resends"] = float(report["batches"]["resent"])
+            outcome.invalid += [f"fleet: {reason}" for reason in report["invalid"]]
+        else:
+            outcome.invalid.append(f"the fleet left no report (exit code {fleet.exit_code})")
+        if browsers is not None:
+            try:
+                recorded = read_measurements(self._directory / MEASUREMENTS)
+            except (OSError, ValueError) as error:
+                outcome.invalid.append(f"the browsers left no measurements (exit code {browsers.exit_code}): {error}")
+            else:
+                measured.update(catalogue([recorded]))
+
+    def _result(self) -> Result:
+        """Judge what there is."""
+        outcome, findings = self._outcome, self._outcome.findings
+        for kind in ("missing", "foreign", "altered"):
+            outcome.measured[f"ledger_{kind}"] = float(findings.counts[kind])
+        outcome.measured["ledger_verified_fraction"] = findings.verified_fraction
+        (self._directory / "findings.json").write_bytes(
+            msgspec.json.format(msgspec.json.encode(findings), indent=2) + b"\n"
+        )
+        return summarise(
+            self._scenario,
+            started_at_us=self._started_us,
+            ended_at_us=now_us(),
+            environment=environment(outcome.postgres),
+            measured=outcome.measured,
+            judged=judge(self._scenario, outcome.measured),
+            faults=outcome.faults,
+            invalid=outcome.invalid,
+            interrupted=outcome.interrupted,
+        )
+
+
+class _Background:
+    """Tasks beside the load, all ended with it; the first that fails ends the load too."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Own a task."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        return task
+
+    async def first_of(self, work: Awaitable[int], timeout_seconds: float) -> int | None:
+        """The result of `work`; None: not in time.
+
+        Raises:
+            Exception: what a task raised that failed meanwhile.
+        """
+        waited = asyncio.ensure_future(work)
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        try:
+            while not waited.done():
+                left = deadline - asyncio.get_running_loop().time()
+                running = {task for task in self._tasks if not task.done()}
+                done, _ = await asyncio.wait(
+                    {waited, *running}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    return None
+                for task in done - {waited}:
+                    task.result()
+            return int(waited.result())
+        finally:
+            waited.cancel()
+
+
+async def _kill(server: ServerUnderTest) -> str:
+    pid = server.child.pid
+    server.child.send(signal.SIGKILL)
+    return f"SIGKILL to process {pid}"
+
+
+def _when(fault: Fault) -> float:
+    return fault.at_seconds
+
+
+def _last_status(log: Path) -> dict[str, Any]:
+    """The fleet's newest status line; empty until there is one."""
+    with suppress(OSError, ValueError):
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 4096))
+            lines = [line for line in file.read().split(b"\n") if line.startswith(b"{")]
+        for line in reversed(lines):
+            with suppress(ValueError):
+                found: dict[str, Any] = json.loads(line)
+                return found
+    return {}
+
+
+async def run(scenario: Scenario, directory: Path, database_url: str | None) -> Result:
+    """Perform a run; SIGINT and SIGTERM end it early and in order, a second one at once.
+
+    Raises:
+        StageError, ChildError: the environment could not be set up.
+    """
+    loop = asyncio.get_running_loop()
+    with Progress(sys.stderr) as progress:
+        progress.say(f"{scenario.name}: {scenario.question.strip()}")
+        performing = asyncio.ensure_future(Run(scenario, directory, database_url, progress).perform())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, performing.cancel)
+        try:
+            return await performing
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+__all__ = ["ChildError", "Run", "StageError", "run"]

@@ -1,0 +1,73 @@
+"""The server's /metrics, second by second, over its restarts."""
+
+import asyncio
+import urllib.error
+import urllib.request
+
+from prometheus_client.parser import text_string_to_metric_families
+
+SCRAPE_TIMEOUT_SECONDS = 2.0
+
+Sample = dict[tuple[str, str], float]
+"""Value by (name, value of its label `le` or empty)."""
+
+
+def _fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=SCRAPE_TIMEOUT_SECONDS) as response:  # noqa: S310 - http://127.0.0.1
+        return bytes(response.read())
+
+
+async def get(url: str) -> bytes | None:
+    """The body of a GET, None if there was no good answer in time."""
+    try:
+        return await asyncio.to_thread(_fetch, url)
+    except (urllib.error.URLError, OSError, TimeoutError):
+        return None
+
+
+async def scrape(url: str) -> Sample | None:
+    """The metrics now; None: the server did not answer."""
+    body = await get(url)
+    if body is None:
+        return None
+    found: Sample = {}
+    for family in text_string_to_metric_families(body.decode()):
+        for sample in family.samples:
+            key = (sample.name, sample.labels.get("le", ""))
+            found[key] = found.get(key, 0.0) + sample.value
+    return found
+
+
+class Totals:
+    """Counters added up over the processes that served one after the other."""
+
+    def __init__(self) -> None:
+        self._finished: Sample = {}
+        self._current: Sample = {}
+
+    def update(self, sample: Sample) -> None:
+        """Take a scrape of the process that runs."""
+        self._current = sample
+
+    def restarted(self) -> None:
+        """The process ended: what it had counted stays, as far as it was scraped."""
+        for key, value in self._current.items():
+            self._finished[key] = self._finished.get(key, 0.0) + value
+        self._current = {}
+
+    def value(self, name: str) -> float:
+        """A counter's total, without its labels."""
+        return self._finished.get((name, ""), 0.0) + self._current.get((name, ""), 0.0)
+
+    def buckets(self, name: str) -> list[tuple[float, int]]:
+        """A histogram as (upper bound, count within the bucket), smallest first; the last bound is infinite."""
+        bounds = {le for n, le in (*self._finished, *self._current) if n == f"{name}_bucket" and le}
+        cumulative = sorted(
+            (float(le), sum(part.get((f"{name}_bucket", le), 0.0) for part in (self._finished, self._current)))
+            for le in bounds
+        )
+        found, before = [], 0.0
+        for bound, total in cumulative:
+            found.append((bound, round(total - before)))
+            before = total
+        return found

@@ -1,0 +1,156 @@
+"""What a run stands on: a database of its own, and the server under test. Started in order, stopped in the other one."""
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import asyncpg
+
+from loadtests.children import Child, python
+from loadtests.fingerprint import POSTGRES_SETTINGS, Postgres
+from loadtests.scrape import get
+from server.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, temporary
+from simulator.scenario import Scenario
+
+READY_TIMEOUT_SECONDS = 60.0
+ORG = "demo"
+
+
+class StageError(Exception):
+    """The environment could not be set up: exit 3."""
+
+
+@asynccontextmanager
+async def database(dsn: str | None, log_file: Path) -> AsyncIterator[str]:
+    """An empty database for this run alone, gone afterwards: of a private Postgres, or on the server of `dsn`.
+
+    Raises:
+        StageError: there is none to be had.
+    """
+    if dsn is None:
+        postgres_context = temporary(log_file=log_file)
+        try:
+            postgres: EmbeddedPostgres = await asyncio.to_thread(postgres_context.__enter__)
+        except EmbeddedPostgresError as error:
+            raise StageError(f"postgres: {error}") from None
+        try:
+            yield postgres.dsn
+        finally:
+            await asyncio.to_thread(postgres_context.__exit__, None, None, None)
+        return
+    name = f"seatrial_run_{time.strftime('%Y%m%d_%H%M%S', time.gmtime())}_{os.getpid()}"
+    await _administer(dsn, f"CREATE DATABASE {name}", "it must let us create a database for the run")
+    try:
+        yield with_database(dsn, name)
+    finally:
+        await _administer(dsn, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", "the run's database is still there")
+
+
+async def _administer(dsn: str, statement: str, meaning: str) -> None:
+    try:
+        connection = await asyncpg.connect(dsn, timeout=10)
+        try:
+            await connection.execute(statement, timeout=60)
+        finally:
+            await connection.close(timeout=5)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+        raise StageError(f"--database-url: {type(error).__name__}: {error}: {meaning}") from None
+
+
+def with_database(dsn: str, name: str) -> str:
+    """`dsn`, but for another database of the same server."""
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{quote(name)}"))
+
+
+async def fingerprint(connection: asyncpg.Connection) -> Postgres:
+    """Version and settings of the database, for the result."""
+    rows = await connection.fetch(
+        "SELECT name, current_setting(name) AS value FROM pg_settings WHERE name = ANY($1)", list(POSTGRES_SETTINGS)
+    )
+    version = await connection.fetchval("SHOW server_version")
+    return Postgres(version=version, settings={row["name"]: row["value"] for row in rows})
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now, below the ports that the system gives to connections.
+
+    Among those an agent that dials while the server is down could be given the server's own port, and meet itself.
+    """
+    for _ in range(100):
+        port = random.randint(16_384, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise StageError("no free port was found between 16384 and 32000")
+
+
+class ServerUnderTest:
+    """The server as its own process, on one port over all restarts."""
+
+    def __init__(self, scenario: Scenario, dsn: str, directory: Path) -> None:
+        self.secret = secrets.token_urlsafe(48)
+        self.port = free_port()
+        self.restarts = 0
+        self.started_at = 0.0
+        self._environment = outer_environment() | scenario.server.env | {
+            "SEATRIAL_DATABASE_URL": dsn,
+            "SEATRIAL_JWT_SECRET": self.secret,
+            "SEATRIAL_HOST": "127.0.0.1",
+            "SEATRIAL_PORT": str(self.port),
+            "SEATRIAL_STORAGE": scenario.storage.strategy,
+            "SEATRIAL_RETENTION_SECONDS": str(scenario.storage.retention_seconds),
+            "SEATRIAL_PRUNE_INTERVAL_SECONDS": str(scenario.storage.prune_interval_seconds),
+            "SEATRIAL_LOG_LEVEL": scenario.server.log_level,
+        }  # fmt: skip
+        self._log = directory / "server.log"
+        self.child = self._child()
+
+    @property
+    def http(self) -> str:
+        """Its base URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws(self) -> str:
+        """The base URL of its sockets."""
+        return f"ws://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready.
+
+        Raises:
+            ChildError: it ended, or was not ready in time.
+        """
+        await self.child.start()
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
+        while await get(f"{self.http}/readyz") is None:
+            if not self.child.running:
+                raise self.child.failure(f"ended with exit code {self.child.exit_code} before it was ready")
+            if time.monotonic() > deadline:
+                raise self.child.failure(f"was not ready within {READY_TIMEOUT_SECONDS:g} s")
+            await asyncio.sleep(0.1)
+
+    async def restart(self) -> None:
+        """Start it again, after it ended."""
+        self.restarts += 1
+        self.child = self._child()
+        await self.start()
+
+    def _child(self) -> Child:
+        return Child("server", python("seatrial", "serve"), self._environment, self._log)
+
+
+def outer_environment() -> dict[str, str]:
+    """Our environment without SEATRIAL_*: what somebody set for another purpose must not change a run."""
+    inherited: Mapping[str, str] = os.environ
+    return {key: value for key, value in inherited.items() if not key.startswith("SEATRIAL_")} | {
+        "PYTHONUNBUFFERED": "1"
+    }

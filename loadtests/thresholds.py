@@ -1,0 +1,188 @@
+"""The catalogue of metrics, and the judgement of a run against its thresholds.
+
+A name here is the same in scenarios, `result.json`, the report and `docs/verdict.md`.
+"""
+
+from collections.abc import Mapping
+from math import isnan
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from loadtests.measure import Latency, Series
+from simulator.scenario import Problem, Scenario, ScenarioError, Threshold
+from simulator.scenario_format import unknown
+
+STATISTICS: dict[str, tuple[str, ...]] = {
+    "latency": ("p50", "p90", "p95", "p99", "p999", "max", "mean", "count"),
+    "series": ("min", "max", "mean", "last"),
+    "count": ("count",),
+    "value": ("value",),
+}
+"""What a threshold may bound, per kind of metric."""
+
+
+class Metric(NamedTuple):
+    """One metric of the catalogue."""
+
+    unit: str
+    """Empty: a plain number."""
+    kind: str
+    """A key of `STATISTICS`."""
+    meaning: str
+    needs: tuple[str, ...] = ()
+    """Keys of the scenario that must be above 0, or there is nothing to measure."""
+
+
+METRICS: dict[str, Metric] = {
+    "ack_latency_ms": Metric("ms", "latency", "From a batch's intended time to its ack at the agent: it is committed."),
+    "live_latency_ms": Metric(
+        "ms", "latency", "From a sample's own time to its receipt by a browser.", ("ui.subscribers",)
+    ),
+    "log_latency_ms": Metric(
+        "ms",
+        "latency",
+        "From a log line's own time to its receipt by a browser.",
+        ("ui.subscribers", "fleet.log_lines"),
+    ),
+    "action_round_trip_ms": Metric("ms", "latency", "From the request of an action to its known outcome."),
+    "chart_query_ms": Metric("ms", "latency", "From the request of a chart to the whole answer."),
+    "insert_rows_per_second": Metric("rows/s", "series", "Rows committed in each second, samples and log lines."),
+    "insert_batch_ms": Metric("ms", "latency", "One flush of a writer lane, COPY to COMMIT."),
+    "prune_rows_per_second": Metric("rows/s", "series", "Rows removed by retention, over each pruning."),
+    "table_bytes": Metric("B", "series", "Heap of the tables of samples and log lines."),
+    "index_bytes": Metric("B", "series", "Indexes of the tables of samples and log lines."),
+    "dead_rows": Metric(
+        "rows", "series", "Rows removed and not yet vacuumed, as the statistics collector counts them."
+    ),
+    "oldest_row_age_s": Metric("s", "series", "Age of the oldest sample or log line stored."),
+    "schedule_lag_ms": Metric(
+        "ms", "latency", "How much later than intended the fleet sent; above 10 % of the interval a run is invalid."
+    ),
+    "ledger_missing": Metric("rows", "count", "Rows acked and not stored."),
+    "ledger_foreign": Metric("rows", "count", "Rows stored that no agent sent."),
+    "ledger_altered": Metric("rows", "count", "Rows stored with other values than were sent."),
+    "ledger_verified_fraction": Metric(
+        "", "value", "Rows compared with the database, of those that were acked: 0 to 1."
+    ),
+    "resends": Metric("", "count", "Batches that agents sent again after a reconnect."),
+    "server_restarts": Metric("", "count", "Times that the runner started the server again."),
+    "live_messages": Metric("", "count", "Messages that browsers received.", ("ui.subscribers",)),
+}
+"""Every metric there is."""
+
+ALWAYS: tuple[Threshold, ...] = (
+    Threshold(metric="ledger_missing", stat="count", op="==", limit=0),
+    Threshold(metric="ledger_foreign", stat="count", op="==", limit=0),
+    Threshold(metric="ledger_altered", stat="count", op="==", limit=0),
+    Threshold(metric="ledger_verified_fraction", stat="value", op=">=", limit=0.99),
+)
+"""Judged in every run, whatever the scenario says: it can be stricter, never laxer."""
+
+Measured = Mapping[str, Latency | Series | float]
+"""What a run measured, by metric; a metric without samples may be absent."""
+
+
+class Judged(Struct, frozen=True, kw_only=True):
+    """One threshold, and how it went."""
+
+    metric: str
+    stat: str
+    unit: str
+    value: float | None
+    """None: no samples."""
+    limit: str
+    """The bound as in the scenario: `< 1000`."""
+    passed: bool
+    reason: str = ""
+    """Why it failed; empty: it passed."""
+
+    @property
+    def key(self) -> str:
+        """The name as it stands in a scenario: `ack_latency_ms.p99`."""
+        return f"{self.metric}.{self.stat}"
+
+    @property
+    def correctness(self) -> bool:
+        """Whether this is about data and not about speed."""
+        return self.metric.startswith("ledger_")
+
+
+def validate_thresholds(scenario: Scenario) -> None:
+    """Check that every threshold names a metric and a statistic that this scenario can measure.
+
+    Raises:
+        ScenarioError: with every threshold that does not.
+    """
+    problems = []
+    for threshold in scenario.thresholds:
+        mistake = _mistake(threshold, scenario)
+        if mistake:
+            problems.append(Problem(scenario.path, f"thresholds.{threshold.key}", threshold.bound, mistake))
+    if problems:
+        raise ScenarioError(*problems)
+
+
+def _mistake(threshold: Threshold, scenario: Scenario) -> str:
+    metric = METRICS.get(threshold.metric)
+    if metric is None:
+        return unknown(threshold.metric, METRICS, "metric")
+    statistics = STATISTICS[metric.kind]
+    if threshold.stat not in statistics:
+        return f"unknown statistic; {threshold.metric} has {', '.join(statistics)}"
+    for key in metric.needs:
+        section, _, leaf = key.partition(".")
+        if not getattr(getattr(scenario, section), leaf):
+            return f"cannot be measured with {key} = 0"
+    return ""
+
+
+def judge(scenario: Scenario, measured: Measured) -> list[Judged]:
+    """Judge the thresholds of `ALWAYS` and then the scenario's own, in their order.
+
+    A threshold on a metric without samples has failed.
+
+    Raises:
+        ValueError: `measured` holds a name that is no metric, or a metric measured as another kind.
+    """
+    statistics = {name: statistics_of(name, measurement) for name, measurement in measured.items()}
+    thresholds = dict.fromkeys((*ALWAYS, *scenario.thresholds))
+    return [_judge(threshold, statistics.get(threshold.metric, {})) for threshold in thresholds]
+
+
+def statistics_of(name: str, measurement: Latency | Series | float) -> dict[str, float]:
+    """The statistics of one measured metric; empty: no samples.
+
+    Raises:
+        ValueError: the name is no metric, or its kind is another.
+    """
+    if name not in METRICS:
+        raise ValueError(f"{name}: {unknown(name, METRICS, 'metric')}")
+    kind = METRICS[name].kind
+    if isinstance(measurement, Latency | Series):
+        found = measurement.statistics()
+        given = "latency" if isinstance(measurement, Latency) else "series"
+    else:
+        given = kind if kind in {"count", "value"} else "count"
+        found = {kind: float(measurement)}
+    if given != kind:
+        raise ValueError(f"{name} = {measurement!r}: expected a {kind}")
+    return found
+
+
+def _judge(threshold: Threshold, statistics: Mapping[str, float]) -> Judged:
+    value = statistics.get(threshold.stat)
+    if value is None or isnan(value):
+        passed, reason = False, "no samples"
+    else:
+        passed = threshold.holds(value)
+        reason = "" if passed else f"{value:.15g} is not {threshold.bound}"
+    return Judged(
+        metric=threshold.metric,
+        stat=threshold.stat,
+        unit="" if threshold.stat == "count" else METRICS[threshold.metric].unit,
+        value=None if reason == "no samples" else value,
+        limit=threshold.bound,
+        passed=passed,
+        reason=reason,
+    )

@@ -1,0 +1,154 @@
+"""`seatrial simulate`: the fleet as a command."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from simulator.fleet import Fleet
+    from simulator.plan import Plan
+
+_USAGE, _ENVIRONMENT, _INVALID, _INTERRUPTED = 2, 3, 12, 130
+
+
+def simulate(
+    url: Annotated[str, typer.Option(help="The server: ws://host:port.")] = "ws://127.0.0.1:8000",
+    agents: Annotated[int, typer.Option(help="Simulated agents.")] = 100,
+    containers: Annotated[int, typer.Option(help="Containers of each agent.")] = 5,
+    interval: Annotated[str, typer.Option(help="Time between two samples: 250ms, 1s, 2m.")] = "1s",
+    log_lines: Annotated[int, typer.Option(help="Log lines of each agent in an interval.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of every generated value.")] = 1,
+    duration: Annotated[str | None, typer.Option(help="How long, the ramp included. Default: until stopped.")] = None,
+    ramp: Annotated[str, typer.Option(help="Time over which the agents connect.")] = "5s",
+    org: Annotated[str, typer.Option(help="Organisation of the agents.")] = "seatrial",
+    first_agent: Annotated[int, typer.Option(help="Number of the first agent; for a second process.")] = 1,
+    transport: Annotated[str, typer.Option(help="WebSocket client: picows or websockets.")] = "picows",
+    ledger: Annotated[Path | None, typer.Option(help="Write what was done to this new file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the final figures to this file, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per second on standard output.")] = False,
+    jwt_secret: Annotated[
+        str, typer.Option(envvar="SEATRIAL_JWT_SECRET", show_envvar=True, help="Signs the agents' tokens.")
+    ] = "",
+    token_lifetime: Annotated[str, typer.Option(help="How long a token is valid.")] = "1h",  # noqa: S107 - a duration
+    spool_bytes: Annotated[int, typer.Option(help="What an agent holds at most while it cannot send.")] = 8 << 20,
+    spool_age: Annotated[str, typer.Option(help="How long an agent holds a batch at most.")] = "10m",
+    refused_retry: Annotated[
+        str, typer.Option(help="Shortest pause after 401, 403 or 45xx; the longest is twice it.")
+    ] = "5m",
+    i_own_this: Annotated[bool, typer.Option("--i-own-this", help="Allow a server on another machine.")] = False,
+) -> None:
+    """Simulate a fleet of agents against a server.
+
+    Exit code: 0 done, 2 wrong usage, 3 no agent could ever connect, 12 the fleet itself was the bottleneck, 130
+    interrupted.
+    """
+    from simulator.link import Transport
+    from simulator.plan import Plan, PlanError, agent_url
+
+    try:
+        if transport not in tuple(Transport):
+            raise PlanError("transport", transport, " or ".join(Transport))
+        refused_seconds = _micros("refused-retry", refused_retry) / 1e6
+        plan = Plan(
+            url=agent_url(url, any_host=i_own_this),
+            secret=jwt_secret,
+            org=org,
+            agents=agents,
+            first_agent=first_agent,
+            containers=containers,
+            log_lines=log_lines,
+            interval_us=_micros("interval", interval),
+            seed=seed,
+            duration_us=None if duration is None else _micros("duration", duration),
+            ramp_us=_micros("ramp", ramp),
+            transport=Transport(transport),
+            token_seconds=_micros("token-lifetime", token_lifetime) // 1_000_000,
+            spool_bytes=spool_bytes,
+            spool_us=_micros("spool-age", spool_age),
+            refused_seconds=(refused_seconds, 2 * refused_seconds),
+        )
+        for name, path in (("ledger", ledger), ("report", report)):
+            if path is not None and not path.parent.is_dir():
+                raise PlanError(name, path, "a file in a directory that exists")
+        if ledger is not None and ledger.exists():
+            raise PlanError("ledger", ledger, "a file that does not exist yet")
+    except PlanError as error:
+        _fail(_USAGE, str(error))
+    raise typer.Exit(_run(plan, ledger, report, as_json=as_json))
+
+
+def _run(plan: "Plan", ledger: Path | None, report_path: Path | None, *, as_json: bool) -> int:
+    import msgspec
+    import uvloop
+
+    from simulator.fleet import Fleet
+    from simulator.report import report
+    from simulator.status import StatusLine
+
+    received: list[signal.Signals] = []
+    with StatusLine(as_json=as_json) as line:
+        fleet = Fleet(plan, ledger, line.show, freeze_garbage=True)
+        try:
+            uvloop.run(_until_stopped(fleet, received))
+        except OSError as error:
+            _fail(_ENVIRONMENT, f"ledger = {ledger}: {error.strerror or error}: expected a file that can be written")
+    final = report(fleet)
+    if report_path is not None:
+        report_path.write_bytes(msgspec.json.format(msgspec.json.encode(final)) + b"\n")
+    return _exit_code(fleet, final["invalid"], received)
+
+
+async def _until_stopped(fleet: "Fleet", received: list[signal.Signals]) -> None:
+    """Run the fleet; the first SIGINT or SIGTERM stops it in order, a second one cuts that short."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    running = asyncio.ensure_future(fleet.run(stop))
+
+    def on_signal(which: signal.Signals) -> None:
+        if received:
+            running.cancel()
+        received.append(which)
+        stop.set()
+
+    for which in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(which, on_signal, which)
+    try:
+        await running
+    except asyncio.CancelledError:
+        if not received:
+            raise
+
+
+def _exit_code(fleet: "Fleet", invalid: list[str], received: list[signal.Signals]) -> int:
+    if received and received[0] is signal.SIGINT:
+        return _INTERRUPTED
+    counts = fleet.counts
+    # Stopped before the first answer came: nothing is known against the server.
+    if not counts.welcomes and (counts.refused or counts.closes or not received):
+        refused = ", ".join(f"{count} x {what}" for what, count in counts.refused.items())
+        sys.stderr.write(f"no agent could connect to {fleet.plan.url}: {refused or 'no welcome'}\n")
+        return _ENVIRONMENT
+    if invalid:
+        sys.stderr.writelines(f"invalid: {reason}\n" for reason in invalid)
+        return _INVALID
+    return 0
+
+
+def _micros(field: str, text: str) -> int:
+    """A duration such as `250ms` in microseconds."""
+    from simulator.plan import PlanError
+    from simulator.scenario_format import parse_duration
+
+    try:
+        return round(parse_duration(text) * 1_000_000)
+    except ValueError as error:
+        raise PlanError(field, text, str(error).removeprefix("expected ")) from None
+
+
+def _fail(code: int, message: str) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    raise typer.Exit(code)

@@ -1,0 +1,357 @@
+"""The fleet: all agents of one process, their clock, their connections and the ledger of what they did.
+
+One task paces all agents along an absolute timeline: agent a's tick k is due at t0 + phase(a) + k * interval, however
+late the one before was. What is late is still produced, with the time it was due; what is later than an interval is
+skipped and counted.
+"""
+
+import asyncio
+import gc
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from server.protocol.canonical import LOG_TEXT_BYTES
+from server.protocol.messages import AGENT_SUBPROTOCOL
+from simulator.agent import Agent
+from simulator.backoff import Backoff
+from simulator.counts import Counts
+from simulator.delivery import Delivery
+from simulator.expected import pool_digest
+from simulator.host import FakeHost, host_id
+from simulator.latency import Latency
+from simulator.ledger import Header, LedgerWriter, Record
+from simulator.link import Refused, Session, Unreachable, connect_by
+from simulator.load import OwnLoad
+from simulator.loglines import LogLines
+from simulator.names import Names
+from simulator.plan import Plan
+from simulator.spool import Spool
+from simulator.tokens import agent_token
+
+FLUSH_SECONDS = 0.25
+SETTLE_SECONDS = 10.0
+"""How long the end waits for outstanding acknowledgements."""
+LEAVE_SECONDS = 3.0
+"""How long it then waits for the connections to close."""
+_LAG_SECONDS = 0.1
+_SHORTEST_SLEEP_SECONDS = 0.001
+_YIELD_US = 5000
+"""A fleet that is behind still lets its connections have their turn this often."""
+
+
+class Fleet:
+    """A fleet of simulated agents. Build it, `run` it once, read its figures.
+
+    Args:
+        plan: what it shall be.
+        ledger: file to write what it did to; it must not exist yet. None: keep no ledger.
+        on_second: called about once a second while it runs.
+        freeze_garbage: spare the garbage collector what the fleet is built of; for a process that is nothing else.
+
+    Attributes:
+        counts: totals.
+        ack_latency: from the time a batch was due to its acknowledgement.
+        schedule_lag: from the time a tick was due to its production.
+        load: of this process.
+        agents: in the order of their numbers.
+        t0_us: Unix microseconds of the timeline's start.
+        stopped_us: when the last tick was over; None: it still runs.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Path | None = None,
+        on_second: Callable[["Fleet"], None] | None = None,
+        *,
+        freeze_garbage: bool = False,
+    ) -> None:
+        self.plan = plan
+        self.counts = Counts()
+        self.ack_latency, self.schedule_lag = Latency(), Latency()
+        self.load = OwnLoad()
+        self.agents: list[Agent] = []
+        self.t0_us = 0
+        self.stopped_us: int | None = None
+        self._ledger_path = ledger
+        self._ledger: LedgerWriter | None = None
+        self._on_second = on_second
+        self._freeze_garbage = freeze_garbage
+        self._connect = connect_by(plan.transport)
+        # Jitter must differ between processes of one seed, or they would come back together.
+        self._random = random.Random()
+        self._changed: list[Delivery] = []
+        self._dials: set[asyncio.Task[None]] = set()
+        self._settled = asyncio.Event()
+        self._all_gone = asyncio.Event()
+        self._ending = False
+        self._failure: BaseException | None = None
+        self._failed = asyncio.Event()
+        self._wall0_us, self._mono0_ns = time.time_ns() // 1000, time.monotonic_ns()
+
+    # ------------------------------------------------------------ its life
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until the plan's duration is over or `stop` is set, then leave in order.
+
+        Raises:
+            OSError: the ledger cannot be written.
+            Exception: an agent failed; that is a fault of the simulator.
+        """
+        loop = asyncio.get_running_loop()
+        before = loop.get_exception_handler()
+        loop.set_exception_handler(self._on_failure)
+        self._loop = loop
+        self._build()
+        tasks = [loop.create_task(work) for work in (self._ramp(), self._flush(), self._watch_loop(), self._seconds())]
+        pace = loop.create_task(self._pace())
+        ends = [loop.create_task(event.wait()) for event in (stop, self._failed)]
+        try:
+            await asyncio.wait([pace, *ends, *tasks[1:]], return_when=asyncio.FIRST_COMPLETED)
+            self.stopped_us = self.now_us()
+            await _cancel(pace, tasks[0])
+            if not any(task.done() for task in tasks[1:]) and self._failure is None:
+                await self._settle()
+                await self._leave()
+        finally:
+            for agent in self.agents:
+                agent.leave("stopped")
+                agent.abort()
+            try:
+                await _cancel(pace, *ends, *tasks, *self._dials)
+            finally:
+                loop.set_exception_handler(before)
+                self._close_ledger()
+        if self._failure is not None:
+            raise self._failure
+
+    def _build(self) -> None:
+        plan = self.plan
+        lines, names = LogLines(plan.seed), Names(plan.seed)
+        max_ticks = max(1, plan.spool_us // plan.interval_us)
+        hosts = [
+            FakeHost(
+                seed=plan.seed,
+                agent=number,
+                containers=plan.containers,
+                log_lines=plan.log_lines,
+                t0_us=0,
+                interval_us=plan.interval_us,
+                lines=lines,
+                names=names,
+            )
+            for number in range(plan.first_agent, plan.first_agent + plan.agents)
+        ]
+        for host in hosts:
+            delivery = Delivery(host, Spool(plan.spool_bytes, max_ticks), self)
+            backoff = Backoff(self._random.random, plan.refused_seconds)
+            self.agents.append(Agent(host, delivery, self, backoff, LOG_TEXT_BYTES))
+        self._freeze()
+        # Building takes a while: the timeline begins only now.
+        self.t0_us = self.now_us()
+        self.load = OwnLoad()
+        for host in hosts:
+            host.t0_us = self.t0_us
+        if self._ledger_path is not None:
+            self._ledger = LedgerWriter(self._ledger_path, self._header(pool_digest(lines, names)))
+
+    def _header(self, digest: str) -> Header:
+        plan = self.plan
+        return Header(
+            seed=plan.seed,
+            org=plan.org,
+            agents=plan.agents,
+            first_agent=plan.first_agent,
+            containers=plan.containers,
+            log_lines=plan.log_lines,
+            interval_us=plan.interval_us,
+            t0_us=self.t0_us,
+            pool_digest=digest,
+        )
+
+    def _freeze(self) -> None:
+        """Take what was built out of the collector's sight: it stays, and looking it through costs schedule lag."""
+        if self._freeze_garbage:
+            gc.collect()
+            gc.freeze()
+
+    async def _ramp(self) -> None:
+        """Let the agents dial for the first time, evenly over the ramp."""
+        for i, agent in enumerate(self.agents):
+            await self._until(self._start_us(i))
+            agent.start()
+        if self._freeze_garbage:
+            gc.freeze()
+
+    async def _pace(self) -> None:
+        """Produce every tick when it is due."""
+        plan, counts = self.plan, self.counts
+        interval_us = plan.interval_us
+        end_us = None if plan.duration_us is None else self.t0_us + plan.duration_us
+        ring = sorted(((agent.phase_us, self._start_us(i), agent) for i, agent in enumerate(self.agents)), key=_phase)
+        tick = 0
+        yielded_us = self.now_us()
+        while True:
+            for phase_us, start_us, agent in ring:
+                due_us = self.t0_us + phase_us + tick * interval_us
+                if end_us is not None and due_us >= end_us:
+                    await self._until(end_us)
+                    return
+                if due_us < start_us:
+                    continue
+                now_us = self.now_us()
+                if now_us < due_us or now_us - yielded_us > _YIELD_US:
+                    await self._until(due_us)
+                    now_us = yielded_us = self.now_us()
+                late_us = now_us - due_us
+                self.schedule_lag.record(late_us)
+                if late_us > interval_us:
+                    counts.skipped_ticks += 1
+                else:
+                    counts.ticks += 1
+                    agent.tick(tick)
+            tick += 1
+
+    async def _settle(self) -> None:
+        """Wait for what is still to be acknowledged."""
+        self._ending = True
+        if self._outstanding():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), SETTLE_SECONDS)
+
+    async def _leave(self) -> None:
+        """Say goodbye on every connection, and wait for them to close."""
+        await _cancel(*self._dials)
+        for agent in self.agents:
+            agent.leave("stopped")
+        if not all(agent.gone for agent in self.agents):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._all_gone.wait(), LEAVE_SECONDS)
+
+    def _start_us(self, index: int) -> int:
+        return self.t0_us + self.plan.ramp_us * index // self.plan.agents
+
+    async def _until(self, at_us: int) -> None:
+        """Sleep until a time; give the loop one turn if it has passed."""
+        seconds = (at_us - self.now_us()) / 1e6
+        await asyncio.sleep(max(seconds, _SHORTEST_SLEEP_SECONDS) if seconds > 0 else 0)
+
+    def _outstanding(self) -> int:
+        counts = self.counts
+        return counts.batches_produced - counts.batches_acked - counts.batches_dropped
+
+    def _on_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An agent raised where nobody could catch it: stop, and let `run` raise it."""
+        error = context.get("exception")
+        if not isinstance(error, BaseException):
+            loop.default_exception_handler(context)
+            return
+        self._failure = self._failure or error
+        self._failed.set()
+
+    # ------------------------------------------------------------ its steady work
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            self._write_progress()
+
+    def _write_progress(self) -> None:
+        """Write the ledger up to now."""
+        changed, self._changed = self._changed, []
+        agents = [delivery.progress() for delivery in changed]
+        if self._ledger is not None:
+            self._ledger.flush(self.now_us(), agents)
+        self._check_settled()
+
+    def _close_ledger(self) -> None:
+        if self._ledger is not None:
+            try:
+                self._write_progress()
+            finally:
+                self._ledger.close(self.now_us())
+
+    async def _watch_loop(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(_LAG_SECONDS)
+            self.load.lag(time.monotonic() - before - _LAG_SECONDS)
+
+    async def _seconds(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self.load.sample()
+            if self._on_second is not None:
+                self._on_second(self)
+
+    def _check_settled(self) -> None:
+        if self._ending and not self._outstanding():
+            self._settled.set()
+
+    # ------------------------------------------------------------ what the agents ask: see Services
+
+    def now_us(self) -> int:
+        """Unix microseconds, read off the monotonic clock: a step of the wall clock does not move the timeline."""
+        return self._wall0_us + (time.monotonic_ns() - self._mono0_ns) // 1000
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """See `Services`."""
+        return self._loop.call_later(seconds, callback)
+
+    def dial(self, agent: int, session: Session, failed: Callable[[int | None, float | None], None]) -> None:
+        """See `Services`."""
+        task = self._loop.create_task(self._dial(agent, session, failed))
+        self._dials.add(task)
+        task.add_done_callback(self._dialled)
+
+    async def _dial(self, agent: int, session: Session, failed: Callable[[int | None, float | None], None]) -> None:
+        plan = self.plan
+        token = agent_token(plan.secret, plan.org, host_id(agent), plan.token_seconds)
+        try:
+            await self._connect(plan.url, token, AGENT_SUBPROTOCOL, session)
+        except Refused as refusal:
+            failed(refusal.status, refusal.retry_after_seconds)
+        except Unreachable:
+            failed(None, None)
+
+    def _dialled(self, task: asyncio.Task[None]) -> None:
+        self._dials.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(self._loop, {"exception": error})
+
+    def closed(self, code: int) -> None:
+        """See `Services`."""
+        self.counts.closes[code] += 1
+        if self.counts.connects == self.counts.closes.total():
+            self._all_gone.set()
+
+    def record(self, record: Record) -> None:
+        """See `Services`."""
+        if self._ledger is not None:
+            self._ledger.add(record)
+
+    def changed(self, delivery: Delivery) -> None:
+        """See `Services`."""
+        self._changed.append(delivery)
+
+    def acked(self, latency_us: int) -> None:
+        """See `Services`."""
+        self.ack_latency.record(latency_us)
+        self._check_settled()
+
+
+def _phase(entry: tuple[int, int, Agent]) -> int:
+    return entry[0]
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait for their end; what one of them raised before is raised here."""
+    for task in tasks:
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome

@@ -1,0 +1,187 @@
+"""Links over picows: the cheapest client per message, so the fleet's default."""
+
+import asyncio
+from typing import Any, Final
+
+from picows import WSCloseCode, WSError, WSFrame, WSHandshakeError, WSListener, WSMsgType, WSTransport, ws_connect
+
+from server.protocol.close_codes import CloseCode
+from simulator.link import (
+    CLOSE_SECONDS,
+    CONNECT_SECONDS,
+    MAX_BUFFERED_BYTES,
+    MAX_FRAME_BYTES,
+    Refused,
+    Session,
+    Unreachable,
+    report_failure,
+    retry_after_seconds,
+)
+
+_NO_CODE: Final = 1005
+_ABNORMAL: Final = 1006
+_PROTOCOL_ERROR: Final = 1002
+
+
+class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
+    """A link, and the listener that picows calls."""
+
+    def __init__(self, session: Session, subprotocol: str) -> None:
+        self._session = session
+        self._subprotocol = subprotocol
+        self._transport: WSTransport | None = None
+        self._fragments = bytearray()
+        self._code: int | None = None
+        self._reason = ""
+        self._cut: asyncio.TimerHandle | None = None
+        self.opened = False
+        self.abandoned = False
+        self.chosen: str | None = None
+
+    # What the agent calls.
+
+    @property
+    def full(self) -> bool:
+        transport = self._transport
+        return (
+            transport is None
+            or self._cut is not None
+            or transport.underlying_transport.get_write_buffer_size() > MAX_BUFFERED_BYTES
+        )
+
+    def send(self, data: bytes) -> None:
+        if self._transport is not None and self._cut is None:
+            self._transport.send(WSMsgType.TEXT, data)
+
+    def close(self, code: int, reason: str = "") -> None:
+        if self._transport is None or self._cut is not None:
+            return
+        if self._code is None:
+            self._code, self._reason = code, reason
+        self._transport.send_close(_as_close_code(code), reason.encode()[:123])
+        self._cut = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.disconnect(graceful=False)
+
+    # What picows calls.
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        try:
+            self._connected(transport)
+        except Exception as error:  # noqa: BLE001 - handed on
+            report_failure(error)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        try:
+            self._take(transport, frame)
+        except Exception as error:  # noqa: BLE001 - handed on
+            report_failure(error)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        try:
+            self._disconnected(transport)
+        except Exception as error:  # noqa: BLE001 - handed on
+            report_failure(error)
+
+    def _connected(self, transport: WSTransport) -> None:
+        self.chosen = transport.response.headers.get("Sec-WebSocket-Protocol")
+        if self.abandoned or self.chosen != self._subprotocol:
+            transport.disconnect(graceful=False)
+            return
+        self._transport = transport
+        self.opened = True
+        self._session.on_open(self)
+
+    def _take(self, transport: WSTransport, frame: WSFrame) -> None:
+        if not self.opened:
+            return
+        kind = frame.msg_type
+        if kind == WSMsgType.TEXT and frame.fin:
+            if self._fragments:
+                self._fail(CloseCode.INTERNAL_ERROR, "a message inside a message")
+            else:
+                self._session.on_frame(self, frame.get_payload_as_bytes())
+        elif kind == WSMsgType.CLOSE:
+            self._closed_by_peer(transport, frame.get_payload_as_bytes())
+        elif kind in (WSMsgType.TEXT, WSMsgType.CONTINUATION):
+            self._assemble(frame)
+        elif kind == WSMsgType.BINARY:
+            self._fail(CloseCode.UNSUPPORTED_DATA, "expected text")
+
+    def _disconnected(self, transport: WSTransport) -> None:
+        if self._cut is not None:
+            self._cut.cancel()
+            self._cut = None
+        self._transport = None
+        self._fragments.clear()
+        if self.opened:
+            self.opened = False
+            handshake: Any = transport.close_handshake  # None while no CLOSE went either way, whatever its stub says
+            code = self._code
+            if code is None:  # picows itself closes on a breach of RFC 6455
+                code = _ABNORMAL if handshake is None else _PROTOCOL_ERROR
+            by_peer = handshake is not None and handshake.recv_then_sent
+            self._session.on_close(self, code, self._reason, by_peer=by_peer)
+
+    def _closed_by_peer(self, transport: WSTransport, payload: bytes) -> None:
+        # Read from the bytes: picows' own enumeration has no application codes.
+        if transport.close_handshake.recv_then_sent:
+            self._code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else _NO_CODE
+            self._reason = payload[2:].decode(errors="replace")
+            transport.send_close(_as_close_code(CloseCode.NORMAL if self._code == _NO_CODE else self._code))
+        if self._cut is None:
+            self._cut = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
+        transport.disconnect()
+
+    def _assemble(self, frame: WSFrame) -> None:
+        self._fragments += frame.get_payload_as_bytes()
+        if len(self._fragments) > MAX_FRAME_BYTES:
+            self._fail(CloseCode.MESSAGE_TOO_BIG, "message too big")
+        elif frame.fin:
+            data = bytes(self._fragments)
+            self._fragments.clear()
+            self._session.on_frame(self, data)
+
+    def _fail(self, code: int, reason: str) -> None:
+        self._fragments.clear()
+        self.close(code, reason)
+
+
+async def connect(url: str, token: str, subprotocol: str, session: Session) -> None:
+    """See `simulator.link.Connect`."""
+    link = _PicowsLink(session, subprotocol)
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await ws_connect(
+                lambda: link,
+                url,
+                extra_headers={"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": subprotocol},
+                websocket_handshake_timeout=CONNECT_SECONDS,
+                max_frame_size=MAX_FRAME_BYTES,
+                read_buffer_init_size=4096,
+                max_redirects=0,
+            )
+    except WSHandshakeError as error:
+        link.abandoned = True
+        if error.response is None:
+            raise Unreachable(str(error)) from None
+        header = error.response.headers.get("Retry-After")
+        raise Refused(int(error.response.status), retry_after_seconds(header)) from None
+    except (OSError, TimeoutError, WSError) as error:
+        link.abandoned = True
+        raise Unreachable(f"{type(error).__name__}: {error}") from None
+    except asyncio.CancelledError:
+        link.abandoned = True  # the handshake may still end well within its own deadline
+        link.abort()
+        raise
+    if link.chosen is None:
+        raise Unreachable("the connection closed during the handshake")
+    if link.chosen != subprotocol:
+        raise Unreachable(f"Sec-WebSocket-Protocol = {link.chosen}: expected {subprotocol}")
+
+
+def _as_close_code(code: int) -> WSCloseCode:
+    """A close code as picows wants it typed; it sends any number."""
+    return code  # type: ignore[return-value]

@@ -1,0 +1,102 @@
+"""What a fleet shall be, checked before anything starts."""
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit, urlunsplit
+
+from simulator.link import Transport
+from simulator.tokens import LIFETIME_SECONDS, MIN_SECRET_BYTES
+
+AGENT_PATH = "/ws/agent"
+MIN_INTERVAL_US = 100_000
+
+
+class PlanError(ValueError):
+    """A value that a fleet cannot have. The message names the field, the value and what was expected."""
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        super().__init__(f"{field} = {value}: expected {expected}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A fleet. Durations in microseconds.
+
+    Raises:
+        PlanError: on creation.
+    """
+
+    url: str
+    """Of the server's agent socket."""
+    secret: str
+    """Signs the agents' tokens."""
+    org: str = "seatrial"
+    agents: int = 100
+    first_agent: int = 1
+    """Number of the first agent: a second process goes on where the first one ends."""
+    containers: int = 5
+    log_lines: int = 1
+    """Per agent and interval."""
+    interval_us: int = 1_000_000
+    seed: int = 1
+    duration_us: int | None = None
+    """From the start, the ramp included; None: until it is stopped."""
+    ramp_us: int = 5_000_000
+    """Over which the agents connect for the first time."""
+    transport: Transport = Transport.PICOWS
+    token_seconds: int = LIFETIME_SECONDS
+    spool_bytes: int = 8 << 20
+    spool_us: int = 600_000_000
+    refused_seconds: tuple[float, float] = (300.0, 600.0)
+    """Shortest and longest pause after 401, 403 and 45xx."""
+
+    def __post_init__(self) -> None:
+        least = {
+            "agents": 1, "containers": 1, "log_lines": 0, "first_agent": 1, "seed": 0, "ramp_us": 0, "token_seconds": 1,
+            "spool_bytes": 1, "spool_us": 1,
+        }  # fmt: skip
+        for field, lowest in least.items():
+            value = getattr(self, field)
+            if value < lowest:
+                raise PlanError(field, value, f"at least {lowest}")
+        if self.interval_us < MIN_INTERVAL_US:
+            raise PlanError("interval", f"{self.interval_us / 1000:g}ms", "at least 100ms")
+        if self.duration_us is not None and self.duration_us <= 0:
+            raise PlanError("duration", f"{self.duration_us / 1e6:g}s", "more than 0s")
+        if not 1 <= len(self.org) <= 128:
+            raise PlanError("org", repr(self.org), "1 to 128 characters")
+        if len(self.secret.encode()) < MIN_SECRET_BYTES:
+            raise PlanError("jwt-secret", f"<{len(self.secret.encode())} bytes>", f"at least {MIN_SECRET_BYTES} bytes")
+        if not 0 < self.refused_seconds[0] <= self.refused_seconds[1]:
+            raise PlanError(
+                "refused-retry", self.refused_seconds, "a shortest pause above 0, and a longest not below it"
+            )
+
+
+def agent_url(url: str, *, any_host: bool) -> str:
+    """The address of the agent socket on a server.
+
+    Args:
+        url: `ws://host:port`; a path may be given, else it is the protocol's.
+        any_host: whether a host other than this machine is allowed.
+
+    Raises:
+        PlanError: it is no ws or wss address, or points elsewhere without leave.
+    """
+    parts = urlsplit(url)
+    try:
+        port_is_good = parts.port is None or parts.port > 0
+    except ValueError:
+        port_is_good = False
+    if parts.scheme not in {"ws", "wss"} or not parts.hostname or not port_is_good or parts.query or parts.fragment:
+        raise PlanError("url", url, "ws://host:port or wss://host:port")
+    if not any_host and not _is_loopback(parts.hostname):
+        raise PlanError("url", url, "a server on this machine, or --i-own-this for one that you may load")
+    return urlunsplit((parts.scheme, parts.netloc, parts.path if parts.path not in {"", "/"} else AGENT_PATH, "", ""))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,98 @@
+"""What a fleet says at its end, and whether its figures may be trusted."""
+
+from typing import Any
+
+from simulator.fleet import Fleet
+
+VERSION = 1
+MAX_LAG_FRACTION = 0.1
+"""Of the interval: a schedule lag above it at p99 makes the run invalid."""
+MAX_CPU = 0.85
+"""Of a core, over load.WINDOW_SECONDS."""
+
+
+def invalid_reasons(fleet: Fleet) -> list[str]:
+    """Why the fleet, not the server, may have been the bottleneck; empty: it was not."""
+    reasons = []
+    limit_ms = fleet.plan.interval_us / 1000 * MAX_LAG_FRACTION
+    lag_ms = fleet.schedule_lag.p99_ms
+    if lag_ms > limit_ms:
+        reasons.append(f"schedule_lag_ms.p99 = {lag_ms:.1f}: expected at most {limit_ms:g}, a tenth of the interval")
+    if fleet.load.cpu_max > MAX_CPU:
+        reasons.append(f"cpu.max = {fleet.load.cpu_max:.2f} of a core: expected at most {MAX_CPU}")
+    return reasons
+
+
+def report(fleet: Fleet) -> dict[str, Any]:
+    """The fleet's figures as plain data. Times in Unix microseconds, durations with their unit in the name."""
+    plan, counts = fleet.plan, fleet.counts
+    offsets = sorted(agent.offset.server_ahead_us for agent in fleet.agents if agent.offset.round_trip_us is not None)
+    return {
+        "version": VERSION,
+        "url": plan.url,
+        "org": plan.org,
+        "agents": plan.agents,
+        "first_agent": plan.first_agent,
+        "containers": plan.containers,
+        "log_lines": plan.log_lines,
+        "interval_ms": plan.interval_us / 1000,
+        "seed": plan.seed,
+        "transport": plan.transport.value,
+        "started_us": fleet.t0_us,
+        "stopped_us": fleet.stopped_us,
+        "connects": counts.connects,
+        "welcomes": counts.welcomes,
+        "takeovers": counts.takeovers,
+        "closes": {str(code): count for code, count in sorted(counts.closes.items())},
+        "refused": dict(counts.refused),
+        "batches": {
+            "produced": counts.batches_produced,
+            "sent": counts.batches_sent,
+            "resent": counts.batches_resent,
+            "acked": counts.batches_acked,
+            "dropped": counts.batches_dropped,
+        },
+        "bytes_sent": counts.bytes_sent,
+        "rows": {"metrics": counts.metrics_produced, "logs": counts.logs_produced},
+        "rejected": dict(counts.rejected),
+        "errors": dict(counts.errors),
+        "unreadable_frames": counts.unreadable_frames,
+        "pulses": counts.pulses,
+        "actions": {
+            "executed": counts.actions_executed,
+            "expired": counts.actions_expired,
+            "failed": counts.actions_failed,
+            "refused": counts.actions_refused,
+            "repeated": counts.actions_repeated,
+        },
+        "ticks": counts.ticks,
+        "skipped_ticks": counts.skipped_ticks,
+        "ack_latency_ms": fleet.ack_latency.summary(),
+        "schedule_lag_ms": fleet.schedule_lag.summary(),
+        "cpu": {"max": round(fleet.load.cpu_max, 3), "mean": round(fleet.load.cpu_mean, 3)},
+        "loop_lag_max_ms": round(fleet.load.loop_lag_max_ms, 3),
+        "clock_offset_ms": offsets[len(offsets) // 2] / 1000 if offsets else None,
+        "invalid": invalid_reasons(fleet),
+    }
+
+
+def status(fleet: Fleet) -> dict[str, Any]:
+    """How the fleet stands; the latencies are those since the last call."""
+    counts = fleet.counts
+    ack, lag = fleet.ack_latency.take_recent_ms(), fleet.schedule_lag.take_recent_ms()
+    return {
+        "at_us": fleet.now_us(),
+        "agents": fleet.plan.agents,
+        "connected": sum(agent.connected for agent in fleet.agents),
+        "batches_produced": counts.batches_produced,
+        "batches_acked": counts.batches_acked,
+        "batches_resent": counts.batches_resent,
+        "batches_dropped": counts.batches_dropped,
+        "backlog": counts.batches_produced - counts.batches_acked - counts.batches_dropped,
+        "rows": counts.metrics_produced + counts.logs_produced,
+        "skipped_ticks": counts.skipped_ticks,
+        "ack_p50_ms": ack.get("p50"),
+        "ack_p99_ms": ack.get("p99"),
+        "schedule_lag_p99_ms": lag.get("p99"),
+        "cpu": round(fleet.load.cpu_last, 3),
+    }

@@ -1,0 +1,349 @@
+"""A scenario: one TOML file that says what to run and when the outcome is good.
+
+`load` reads a file against the keys of `simulator.scenario_format` and reports every mistake at once. What it returns
+has been checked, so nothing after it asks again. The names of metrics are not known here: `loadtests.thresholds` checks
+those.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from simulator.scenario_format import (
+    FAULT_KEYS,
+    KEYS,
+    OPERATORS,
+    Key,
+    Problem,
+    ScenarioError,
+    bound,
+    environment,
+    seconds,
+    unknown,
+)
+
+__all__ = [
+    "NO_THRESHOLD",
+    "Fault",
+    "Fleet",
+    "Problem",
+    "Scenario",
+    "ScenarioError",
+    "Server",
+    "Storage",
+    "Threshold",
+    "Ui",
+    "load",
+]
+
+_METRIC_STAT = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
+_FAULT_KEY = re.compile(r"fault\[([0-9]+)\]\.(.+)", re.DOTALL)
+_SECTIONS = (*dict.fromkeys(key.partition(".")[0] for key in KEYS if "." in key), "server.env", "thresholds")
+_SHORTER_THAN = {"fleet.ramp": "duration", "fleet.interval": "duration", "storage.prune_interval": "storage.retention"}
+
+
+class Fleet(Struct, frozen=True, kw_only=True):
+    """The simulated agents."""
+
+    agents: int
+    containers: int
+    """Per agent."""
+    interval_seconds: float
+    log_lines: int
+    """Per agent and interval."""
+    ramp_seconds: float
+    transport: str
+
+    @property
+    def interval_us(self) -> int:
+        """The interval in microseconds."""
+        return round(self.interval_seconds * 1_000_000)
+
+
+class Ui(Struct, frozen=True, kw_only=True):
+    """The simulated browsers."""
+
+    subscribers: int
+    spawn_rate: float
+    """Browsers started a second."""
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """The server under test."""
+
+    restart: bool
+    log_level: str
+    env: dict[str, str]
+
+
+class Storage(Struct, frozen=True, kw_only=True):
+    """How rows are kept, and for how long."""
+
+    strategy: str
+    retention_seconds: float
+    prune_interval_seconds: float
+
+
+class Fault(Struct, frozen=True, kw_only=True):
+    """Something that breaks on purpose."""
+
+    at_seconds: float
+    """After the start of the load."""
+    kind: str
+
+
+class Threshold(Struct, frozen=True, kw_only=True):
+    """A bound on one statistic of one metric."""
+
+    metric: str
+    stat: str
+    op: str
+    limit: float
+
+    @property
+    def key(self) -> str:
+        """The name as it stands in a scenario: `ack_latency_ms.p99`."""
+        return f"{self.metric}.{self.stat}"
+
+    @property
+    def bound(self) -> str:
+        """The bound as it stands in a scenario: `< 1000`."""
+        return f"{self.op} {self.limit:.15g}"
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` keeps the bound. NaN keeps none."""
+        return OPERATORS[self.op](value, self.limit)
+
+
+class Scenario(Struct, frozen=True, kw_only=True):
+    """A scenario as it will be run: file, overrides and defaults put together, and checked."""
+
+    name: str
+    """The file's name without its suffix."""
+    path: str
+    question: str
+    duration_seconds: float
+    seed: int
+    fleet: Fleet
+    ui: Ui
+    server: Server
+    storage: Storage
+    faults: tuple[Fault, ...]
+    """In the order in which they happen."""
+    thresholds: tuple[Threshold, ...]
+
+    def describe(self) -> str:
+        """One paragraph for people: the question, and what will run."""
+        fleet, ui, storage = self.fleet, self.ui, self.storage
+        rows = fleet.agents * fleet.containers / fleet.interval_seconds
+        lines = fleet.agents * fleet.log_lines / fleet.interval_seconds
+        sentences = [
+            self.question.strip(),
+            f"{fleet.agents} agents of {fleet.containers} containers report every {seconds(fleet.interval_seconds)}.",
+            f"That is {rows:,.0f} samples/s and {lines:,.0f} log lines/s for {seconds(self.duration_seconds)}.",
+            f"The seed is {self.seed}.",
+            f"{ui.subscribers} browsers watch." if ui.subscribers else "No browser watches.",
+            f"Storage {storage.strategy} keeps {seconds(storage.retention_seconds)}.",
+            f"It is pruned every {seconds(storage.prune_interval_seconds)}.",
+        ]
+        if self.faults:
+            faults = ", ".join(f"{fault.kind} at {seconds(fault.at_seconds)}" for fault in self.faults)
+            sentences.append(f"Faults: {faults}.")
+        return " ".join(sentences)
+
+
+NO_THRESHOLD = "none"
+"""As an override of a threshold: take it out of the run."""
+
+
+def load(path: Path, overrides: Mapping[str, str] = {}) -> Scenario:
+    """Read the scenario at `path`.
+
+    Args:
+        path: the TOML file.
+        overrides: values as text by key path (`{"fleet.agents": "500"}`); they beat the file, which beats the defaults.
+
+    Raises:
+        ScenarioError: the file cannot be read, or holds mistakes; it names all of them.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ScenarioError(Problem(str(path), "", ..., f"cannot be read: {error.strerror}")) from None
+    except UnicodeDecodeError as error:
+        raise ScenarioError(Problem(str(path), "", ..., f"expected UTF-8; byte {error.start} is not")) from None
+    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and integers of over 4300 digits
+        raise ScenarioError(Problem(str(path), "", ..., f"expected TOML: {error}")) from None
+    return _Reader(path, document, overrides).scenario()
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves by key path. `"a.b" = 1` and `a.b = 1` are the same, so thresholds may be written without quotes."""
+    for name, value in table.items():
+        path = prefix + name
+        if isinstance(value, dict):
+            yield from _flat(value, path + ".")
+        elif path == "fault" and isinstance(value, list):
+            for i, item in enumerate(value):
+                if isinstance(item, dict):
+                    yield from _flat(item, f"fault[{i}].")
+                else:
+                    yield f"fault[{i}]", item
+        else:
+            yield path, value
+
+
+class _Reader:
+    """Reads one document and gathers its mistakes."""
+
+    def __init__(self, path: Path, document: Mapping[str, Any], overrides: Mapping[str, str]) -> None:
+        self._path = path
+        self._overrides = overrides
+        self._problems: list[Problem] = []
+        self._given: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
+        self._env: dict[str, str] = {}
+        self._thresholds: list[Threshold] = []
+        faults = document.get("fault", [])
+        self._faults: list[dict[str, Any]] = [{} for _ in faults] if isinstance(faults, list) else []
+        for key, value in _flat(document):
+            if key in self._given:
+                self._wrong(key, value, "given twice")
+            self._given[key] = value
+        for key, text in overrides.items():
+            if text == NO_THRESHOLD and key in self._given and key.startswith("thresholds."):
+                del self._given[key]
+            else:
+                self._given[key] = _from_text(KEYS[key], text) if key in KEYS else text
+
+    def scenario(self) -> Scenario:
+        """The checked scenario.
+
+        Raises:
+            ScenarioError: with every mistake found.
+        """
+        for key, known in KEYS.items():
+            if key not in self._given:
+                self._default(key, known, self._values)
+        for key, value in self._given.items():
+            try:
+                self._read(key, value)
+            except ValueError as wrong:
+                self._wrong(key, value, str(wrong))
+        for i, fault in enumerate(self._faults):
+            for name, known in FAULT_KEYS.items():
+                if f"fault[{i}].{name}" not in self._given and f"fault[{i}]" not in self._given:
+                    self._default(f"fault[{i}].{name}", known, fault)
+        self._check_combinations()
+        if self._problems:
+            raise ScenarioError(*self._problems)
+        return Scenario(
+            name=self._path.stem,
+            path=str(self._path),
+            question=self._values["question"],
+            duration_seconds=self._values["duration"],
+            seed=self._values["seed"],
+            fleet=Fleet(**self._section("fleet", "interval", "ramp")),
+            ui=Ui(**self._section("ui")),
+            server=Server(**self._section("server"), env=self._env),
+            storage=Storage(**self._section("storage", "retention", "prune_interval")),
+            faults=tuple(
+                Fault(at_seconds=fault["at"], kind=fault["kind"])
+                for fault in sorted(self._faults, key=lambda fault: float(fault["at"]))
+            ),
+            thresholds=tuple(self._thresholds),
+        )
+
+    def _section(self, name: str, *durations: str) -> dict[str, Any]:
+        """The values of a table by field name; durations carry their unit in it."""
+        prefix = name + "."
+        leaves = [key.removeprefix(prefix) for key in KEYS if key.startswith(prefix)]
+        return {leaf + "_seconds" * (leaf in durations): self._values[prefix + leaf] for leaf in leaves}
+
+    def _read(self, key: str, value: object) -> None:
+        fault = _FAULT_KEY.fullmatch(key)
+        if key in KEYS:
+            self._values[key] = KEYS[key].read(value)
+        elif key.startswith("thresholds."):
+            self._thresholds.append(_threshold(key.removeprefix("thresholds."), value))
+        elif key.startswith("server.env."):
+            name = key.removeprefix("server.env.")
+            self._env[name] = environment(name, value)
+        elif fault and key not in self._overrides and int(fault[1]) < len(self._faults):
+            if fault[2] not in FAULT_KEYS:
+                raise ValueError(unknown(fault[2], FAULT_KEYS, "key"))
+            self._faults[int(fault[1])][fault[2]] = FAULT_KEYS[fault[2]].read(value)
+        else:
+            raise ValueError(_unknown_key(key))
+
+    def _default(self, key: str, known: Key, into: dict[str, Any]) -> None:
+        if known.default is ...:
+            self._wrong(key, ..., f"missing; {known.meaning[0].lower()}{known.meaning[1:]}")
+        else:
+            into[key] = known.read(known.default)
+
+    def _check_combinations(self) -> None:
+        """What no single key shows. A key with a mistake of its own is left out."""
+        values = self._values
+        duration = values.get("duration")
+        for i, fault in enumerate(self._faults):
+            if duration is not None and fault.get("at", 0) >= duration:
+                self._conflict(f"fault[{i}].at", f"must lie inside the duration of {seconds(duration)}")
+            if fault.get("kind") == "server_kill" and values.get("server.restart") is False:
+                self._conflict(f"fault[{i}].kind", "needs server.restart = true, or the run ends there")
+        for shorter, longer in _SHORTER_THAN.items():
+            if shorter in values and longer in values and values[shorter] >= values[longer]:
+                self._conflict(shorter, f"must be shorter than {longer} ({seconds(values[longer])})")
+        # A flag may switch off the browsers of a file; a file that does so itself says two things.
+        idle = values.get("ui.subscribers") == 0 and "ui.subscribers" not in self._overrides
+        if idle and "ui.spawn_rate" in self._given:
+            self._conflict("ui.spawn_rate", "has no effect without ui.subscribers")
+
+    def _conflict(self, key: str, expected: str) -> None:
+        self._wrong(key, self._given[key] if key in self._given else KEYS[key].default, expected)
+
+    def _wrong(self, key: str, value: object, expected: str) -> None:
+        source = "override" if key in self._overrides else str(self._path)
+        self._problems.append(Problem(source, key, value, expected))
+
+
+def _threshold(key: str, value: object) -> Threshold:
+    if not _METRIC_STAT.fullmatch(key):
+        raise ValueError("expected a metric and a statistic, such as ack_latency_ms.p99")
+    op, limit = bound(value)
+    metric, _, stat = key.partition(".")
+    return Threshold(metric=metric, stat=stat, op=op, limit=limit)
+
+
+def _from_text(known: Key, text: str) -> object:
+    """An override as a file would hold it: a number or a flag where the key takes one, or else the text."""
+    if not isinstance(known.default, int | float):
+        return text
+    if text in {"true", "false"}:
+        return text == "true"
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _unknown_key(key: str) -> str:
+    if key in _SECTIONS:
+        return f"expected a table, [{key}]"
+    if key.startswith(("fault.", "fault[")) or key == "fault":
+        return "expected [[fault]] tables, in the file"
+    section, dot, leaf = key.rpartition(".")
+    if section in _SECTIONS:
+        prefix = section + dot
+        return unknown(leaf, [known.removeprefix(prefix) for known in KEYS if known.startswith(prefix)], "key")
+    # `agents` at the top level most likely means `fleet.agents`.
+    homes = [known for known in KEYS if known.rpartition(".")[2] == leaf]
+    if homes:
+        return f"unknown key; did you mean {homes[0]}?"
+    return unknown(key, [*(known for known in (*KEYS, *_SECTIONS) if "." not in known), "fault"], "key")

@@ -1,0 +1,232 @@
+"""The format of a scenario: its keys, what each takes, and how a mistake is told.
+
+`KEYS` and `FAULT_KEYS` are the whole format; `simulator.scenario` reads files against them.
+"""
+
+import difflib
+import json
+import operator
+import re
+from collections.abc import Callable, Iterable
+from math import isfinite, nan
+from typing import Any, NamedTuple
+
+STRATEGIES: dict[str, str] = {"plain": "One table each for samples and log lines; old rows go by a scheduled DELETE."}
+"""Storage strategies that a scenario may name, and what each is."""
+
+FAULTS: dict[str, str] = {
+    "server_kill": "The server gets SIGKILL: no close frame, no last flush. Needs `server.restart = true`.",
+}
+"""Kinds of fault that a scenario may name, and what each does."""
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq,
+}  # fmt: skip
+"""Comparisons that a threshold may use."""
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
+_BOUND = re.compile(r"\s*(<=|>=|==|<|>)\s*(\S+)\s*")
+_ENV_NAME = re.compile(r"SEATRIAL_[A-Z0-9_]+")
+_ENV_SET_ELSEWHERE = {
+    "SEATRIAL_DATABASE_URL": "the runner sets this",
+    "SEATRIAL_JWT_SECRET": "the runner sets this",
+    "SEATRIAL_HOST": "the runner sets this",
+    "SEATRIAL_PORT": "the runner sets this",
+    "SEATRIAL_LOG_LEVEL": "set server.log_level instead",
+    "SEATRIAL_STORAGE": "set storage.strategy instead",
+    "SEATRIAL_RETENTION_SECONDS": "set storage.retention instead",
+    "SEATRIAL_PRUNE_INTERVAL_SECONDS": "set storage.prune_interval instead",
+}
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+class Problem(NamedTuple):
+    """One mistake in a scenario."""
+
+    source: str
+    """The file, or `override`."""
+    key: str
+    """The key's path, such as `fault[0].at`; empty: the file as a whole."""
+    value: object
+    """What was found; `...`: nothing."""
+    expected: str
+
+    def __str__(self) -> str:
+        """One line: where, what was found, what was expected."""
+        # A quoted TOML key can hold anything; what is printed must not steer the terminal.
+        key = self.key if self.key.isprintable() else json.dumps(self.key)
+        found = "" if self.value is ... else f" = {_shown(self.value)}"
+        return ": ".join(part for part in (self.source, key + found, self.expected) if part)
+
+
+class ScenarioError(Exception):
+    """A scenario that cannot be run.
+
+    Attributes:
+        problems: every mistake, in the order of the file.
+    """
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def unknown(word: str, known: Iterable[str], what: str) -> str:
+    """The sentence for a word that is none of `known`: the nearest one, or all of them."""
+    known = tuple(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"unknown {what}; " + (f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}")
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+# ---------------------------------------------------------------- values
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as `250ms`, `1s`, `1.5m` or `24h`.
+
+    Raises:
+        ValueError: it is no number with one of these units.
+    """
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise ValueError('expected a number with a unit (ms, s, m or h), such as "40s"')
+    # Rounded to what the fleet can keep; 0.1 ms times 3 must not become 0.00030000000000000003.
+    return round(float(match[1]) * _UNIT_SECONDS[match[2]], 6)
+
+
+def seconds(value: float) -> str:
+    """A duration in seconds, for people: `250ms`, `40s`, `24h`."""
+    for unit in ("h", "m", "s"):
+        if value >= _UNIT_SECONDS[unit] and (value / _UNIT_SECONDS[unit]).is_integer():
+            return f"{value / _UNIT_SECONDS[unit]:.0f}{unit}"
+    return f"{value:g}s" if value >= 1 or not value else f"{value * 1000:g}ms"
+
+
+def _duration(least: str, most: str) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        found = parse_duration(value if isinstance(value, str) else "")
+        if not parse_duration(least) <= found <= parse_duration(most):
+            raise ValueError(f"expected a duration from {least} to {most}")
+        return found
+
+    return read
+
+
+def _integer(least: int, most: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"expected an integer from {least} to {most}")
+        return value
+
+    return read
+
+
+def _number(least: float, most: float) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise ValueError(f"expected a number from {least:g} to {most:g}")
+        return float(value)
+
+    return read
+
+
+def _flag(value: object) -> bool:
+    if value is not True and value is not False:
+        raise ValueError("expected true or false")
+    return value is True
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("expected a text that is not empty")
+    return value
+
+
+def _one_of(what: str, *known: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if value not in known:
+            raise ValueError(f"expected a {what}: {', '.join(known)}")
+        return str(value)
+
+    return read
+
+
+def bound(value: object) -> tuple[str, float]:
+    """Comparison and limit of a threshold such as `< 1000`.
+
+    Raises:
+        ValueError: it is no comparison with a finite number.
+    """
+    match = _BOUND.fullmatch(value) if isinstance(value, str) else None
+    try:
+        limit = float(match[2]) if match else nan
+    except ValueError:
+        limit = nan
+    if not match or not isfinite(limit):
+        raise ValueError(f'expected a comparison ({" ".join(OPERATORS)}) and a number, such as "< 1000"')
+    return match[1], limit
+
+
+def environment(name: str, value: object) -> str:
+    """The value of a variable of `[server.env]`.
+
+    Raises:
+        ValueError: a scenario may not set it, or not to this.
+    """
+    if not _ENV_NAME.fullmatch(name):
+        raise ValueError("expected a name that begins with SEATRIAL_")
+    if name in _ENV_SET_ELSEWHERE:
+        raise ValueError(_ENV_SET_ELSEWHERE[name])
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("expected a text")
+    return value
+
+
+# ---------------------------------------------------------------- the format
+
+
+class Key(NamedTuple):
+    """A key of the format."""
+
+    read: Callable[[object], Any]
+    """Makes the value of what the file holds; its ValueError says what was expected."""
+    default: object
+    """As a file would say it; `...`: the key is required."""
+    meaning: str
+
+
+KEYS: dict[str, Key] = {
+    "question": Key(_text, ..., "What the scenario answers."),
+    "duration": Key(_duration("1s", "168h"), "40s", "How long the fleet sends, its ramp included."),
+    "seed": Key(_integer(0, 2**63 - 1), 1, "Seed of every generated value."),
+    "fleet.agents": Key(_integer(1, 100_000), 100, "Simulated agents."),
+    "fleet.containers": Key(_integer(1, 1000), 5, "Containers of each agent."),
+    "fleet.interval": Key(_duration("100ms", "1h"), "1s", "Time between two samples of a container."),
+    "fleet.log_lines": Key(_integer(0, 10_000), 1, "Log lines of each agent in an interval."),
+    "fleet.ramp": Key(_duration("0s", "1h"), "5s", "Time over which the agents connect."),
+    "fleet.transport": Key(_one_of("transport", "picows", "websockets"), "picows", "WebSocket client of the fleet."),
+    "ui.subscribers": Key(_integer(0, 10_000), 0, "Simulated browsers; 0 starts no Locust."),
+    "ui.spawn_rate": Key(_number(0.1, 1000), 10, "Browsers started a second."),
+    "server.restart": Key(_flag, False, "Whether the runner starts the server again when it dies."),
+    "server.log_level": Key(
+        _one_of("log level", "debug", "info", "warning", "error"), "info", "The server's log level."
+    ),
+    "storage.strategy": Key(_one_of("strategy", *STRATEGIES), "plain", "How samples and log lines are stored."),
+    "storage.retention": Key(_duration("1s", "8760h"), "24h", "Age at which rows are removed."),
+    "storage.prune_interval": Key(_duration("100ms", "24h"), "1m", "Time between two removals."),
+}
+"""Every key but the lists of `FAULT_KEYS`, `[server.env]` and `[thresholds]`."""
+
+FAULT_KEYS: dict[str, Key] = {
+    "at": Key(_duration("0s", "168h"), ..., "When it happens, after the start of the load."),
+    "kind": Key(_one_of("fault", *FAULTS), ..., "What happens."),
+}
+"""The keys of each `[[fault]]`."""

@@ -1,0 +1,29 @@
+"""What every test may ask for."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.support import postgres
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the caller choose the Postgres of the tests."""
+    group = parser.getgroup("seatrial")
+    group.addoption("--postgres", default="auto", help="auto, embedded, container, or a DSN (default: auto)")
+    group.addoption("--postgres-image", default=postgres.DEFAULT_IMAGE, help="for container (default: %(default)s)")
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The cluster of this test session."""
+    with postgres.cluster(request.config.getoption("--postgres"), request.config.getoption("--postgres-image")) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def database(postgres_dsn: str) -> AsyncIterator[str]:
+    """The DSN of an empty database of this test alone; nothing of it remains afterwards."""
+    dsn = await postgres.create_database(postgres_dsn)
+    yield dsn
+    await postgres.drop_database(postgres_dsn, dsn)

@@ -1,0 +1,189 @@
+"""The catalogue of metrics, and judging against it."""
+
+from pathlib import Path
+
+import pytest
+
+from loadtests.measure import Latency, Series
+from loadtests.thresholds import (
+    ALWAYS,
+    METRICS,
+    STATISTICS,
+    Judged,
+    Measured,
+    judge,
+    statistics_of,
+    validate_thresholds,
+)
+from simulator.scenario import Scenario, ScenarioError, Threshold, load
+
+ROOT = Path(__file__).parents[2]
+SOUND: dict[str, Latency | Series | float] = {
+    "ledger_missing": 0,
+    "ledger_foreign": 0,
+    "ledger_altered": 0,
+    "ledger_verified_fraction": 1.0,
+}
+
+
+def scenario(directory: Path, *thresholds: str, ui: int = 1, log_lines: int = 1) -> Scenario:
+    """A scenario with these thresholds."""
+    path = directory / "x.toml"
+    path.write_text(
+        f'question = "q"\n[ui]\nsubscribers = {ui}\n[fleet]\nlog_lines = {log_lines}\n[thresholds]\n'
+        + "\n".join(thresholds)
+    )
+    return load(path)
+
+
+def by_key(judged: list[Judged]) -> dict[str, Judged]:
+    """The judgements by threshold."""
+    return {one.key: one for one in judged}
+
+
+def test_the_catalogue_names_units() -> None:
+    """Each metric has a known kind and a meaning; a name's suffix and its unit agree."""
+    units = {"_ms": "ms", "_per_second": "rows/s", "_bytes": "B", "_age_s": "s", "_rows": "rows"}
+
+    for name, metric in METRICS.items():
+        assert metric.kind in STATISTICS
+        assert metric.meaning.endswith(".")
+        for suffix, unit in units.items():
+            if name.endswith(suffix):
+                assert metric.unit == unit
+
+
+@pytest.mark.parametrize(
+    ("threshold", "ui", "log_lines", "sentence"),
+    [
+        ('ack_latencyms.p99 = "< 1"', 1, 1, 'ack_latencyms.p99 = "< 1": unknown metric; did you mean ack_latency_ms?'),
+        ('zzz.p99 = "< 1"', 1, 1, "unknown metric; expected one of ack_latency_ms, live_latency_ms,"),
+        ('ack_latency_ms.p98 = "< 1"', 1, 1, "unknown statistic; ack_latency_ms has p50, p90, p95, p99, p999, max,"),
+        ('resends.max = "< 1"', 1, 1, "unknown statistic; resends has count"),
+        ('ledger_missing.value = "== 0"', 1, 1, "unknown statistic; ledger_missing has count"),
+        ('live_latency_ms.p99 = "< 1"', 0, 1, "cannot be measured with ui.subscribers = 0"),
+        ('log_latency_ms.p99 = "< 1"', 1, 0, "cannot be measured with fleet.log_lines = 0"),
+        ('live_messages.count = "> 1"', 0, 1, "cannot be measured with ui.subscribers = 0"),
+    ],
+)
+def test_a_threshold_that_cannot_be_judged_is_refused(
+    tmp_path: Path, threshold: str, ui: int, log_lines: int, sentence: str
+) -> None:
+    """Unknown metrics and statistics, and metrics that the scenario does not make, are errors before the run."""
+    with pytest.raises(ScenarioError) as error:
+        validate_thresholds(scenario(tmp_path, threshold, ui=ui, log_lines=log_lines))
+
+    assert sentence in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path}/x.toml: thresholds.")
+
+
+def test_all_wrong_thresholds_are_told_together(tmp_path: Path) -> None:
+    """One error names every one of them."""
+    with pytest.raises(ScenarioError) as error:
+        validate_thresholds(scenario(tmp_path, 'a.p99 = "< 1"', 'b.p99 = "< 1"', 'ack_latency_ms.p99 = "< 1"'))
+
+    assert [problem.key for problem in error.value.problems] == ["thresholds.a.p99", "thresholds.b.p99"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scenarios").glob("*.toml")), ids=lambda path: path.name)
+def test_scenarios_that_we_ship_can_be_judged(path: Path) -> None:
+    """Every threshold of every shipped scenario names a metric that it can measure."""
+    validate_thresholds(load(path))
+
+
+def test_the_defaults_are_always_judged(tmp_path: Path) -> None:
+    """The ledger's four bounds come first in every run, and a laxer one of the scenario does not replace them."""
+    judged = judge(scenario(tmp_path, 'ledger_missing.count = "< 100"'), SOUND | {"ledger_missing": 3})
+
+    assert [(one.key, one.limit) for one in judged[: len(ALWAYS)]] == [
+        ("ledger_missing.count", "== 0"),
+        ("ledger_foreign.count", "== 0"),
+        ("ledger_altered.count", "== 0"),
+        ("ledger_verified_fraction.value", ">= 0.99"),
+    ]
+    assert [one.passed for one in judged] == [False, True, True, True, True]
+
+
+def test_a_threshold_given_twice_is_judged_once(tmp_path: Path) -> None:
+    """A scenario that repeats a default makes no second line."""
+    assert len(judge(scenario(tmp_path, 'ledger_missing.count = "== 0"'), SOUND)) == len(ALWAYS)
+
+
+def test_values_are_judged_with_a_reason(tmp_path: Path) -> None:
+    """What holds has no reason; what fails says value and bound."""
+    latency = Latency()
+    for milliseconds in range(1, 101):
+        latency.record_us(milliseconds * 1000)
+    thresholds = [
+        'ack_latency_ms.p50 = "< 51"', 'ack_latency_ms.count = "== 100"', 'ack_latency_ms.p99 = "< 50"',
+        'table_bytes.last = "<= 7"', 'table_bytes.max = "<= 7"', 'resends.count = "> 0"',
+    ]  # fmt: skip
+    measured = SOUND | {"ack_latency_ms": latency, "table_bytes": Series([(1, 9.0), (2, 7.0)]), "resends": 0}
+    judged = by_key(judge(scenario(tmp_path, *thresholds), measured))
+
+    assert [one.passed for one in judged.values()][4:] == [True, True, False, True, False, False]
+    assert judged["ack_latency_ms.p50"].reason == ""
+    assert judged["ack_latency_ms.p50"].unit == "ms"
+    assert judged["ack_latency_ms.count"].unit == ""
+    assert judged["ack_latency_ms.p99"].value == pytest.approx(99, rel=0.001)
+    assert judged["table_bytes.max"].reason == "9 is not <= 7"
+    assert judged["resends.count"].reason == "0 is not > 0"
+
+
+@pytest.mark.parametrize("bound", ["< 1000", "> -1", "== 0"])
+def test_no_samples_are_never_a_pass(tmp_path: Path, bound: str) -> None:
+    """A metric that is absent, empty or NaN fails, whatever the bound."""
+    chosen = scenario(
+        tmp_path, f'ack_latency_ms.p99 = "{bound}"', f'ack_latency_ms.count = "{bound}"',
+        f'table_bytes.max = "{bound}"', f'resends.count = "{bound}"',
+    )  # fmt: skip
+
+    runs: tuple[Measured, ...] = ({}, {"ack_latency_ms": Latency(), "table_bytes": Series(), "resends": float("nan")})
+    for measured in runs:
+        judged = judge(chosen, measured)
+        assert {one.reason for one in judged} == {"no samples"}
+        assert not any(one.passed for one in judged)
+        assert {one.value for one in judged} == {None}
+
+
+def test_a_fraction_just_below_its_bound_does_not_read_as_equal(tmp_path: Path) -> None:
+    """The reason shows enough digits to be true."""
+    judged = by_key(judge(scenario(tmp_path), SOUND | {"ledger_verified_fraction": 0.989999999}))
+
+    assert judged["ledger_verified_fraction.value"].reason == "0.989999999 is not >= 0.99"
+
+
+def test_what_the_catalogue_does_not_know_is_no_measurement(tmp_path: Path) -> None:
+    """A measured name or kind that the catalogue lacks is a fault of the program, told at once."""
+    with pytest.raises(ValueError, match="resents: unknown metric; did you mean resends"):
+        judge(scenario(tmp_path), {"resents": 1})
+    with pytest.raises(ValueError, match="expected a latency"):
+        statistics_of("ack_latency_ms", 5.0)
+    with pytest.raises(ValueError, match="expected a count"):
+        statistics_of("resends", Series())
+
+
+def test_only_the_ledger_is_about_correctness(tmp_path: Path) -> None:
+    """The ledger's metrics decide about data, every other about speed."""
+    judged = judge(scenario(tmp_path, 'ack_latency_ms.p99 = "< 1"'), SOUND)
+
+    assert [one.correctness for one in judged] == [True, True, True, True, False]
+
+
+def test_a_threshold_can_be_a_key() -> None:
+    """Equal thresholds are one: that is how repeats are found."""
+    one, other = (Threshold(metric="m", stat="p50", op="<", limit=1) for _ in range(2))
+
+    assert len({one, other}) == 1
+
+
+def test_every_metric_is_documented() -> None:
+    """docs/verdict.md has a row for each metric, with unit and statistics' kind."""
+    text = (ROOT / "docs" / "verdict.md").read_text()
+    rows = {row.split("|")[1].strip().strip("`"): row for row in text.splitlines() if row.startswith("| `")}
+
+    for name, metric in METRICS.items():
+        assert name in rows, f"{name} is missing in docs/verdict.md"
+        cells = [cell.strip() for cell in rows[name].split("|")]
+        assert cells[2] == (metric.unit or "-"), name
+        assert cells[3] == metric.kind, name

@@ -1,0 +1,204 @@
+"""The live socket of simulated browsers, in a thread, against real servers on loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+import websockets
+from websockets.asyncio.server import ServerConnection
+
+from loadtests import ws_client
+from loadtests.ws_client import LiveClosedError, LiveRefusedError, LiveSocket
+from server.protocol.codec import decode_live_event
+from server.protocol.messages import LIVE_SUBPROTOCOL, HeartbeatEcho, LiveHeartbeat
+from tests.support.fake_live import FakeLive, serve_live
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+HEARTBEAT = LiveHeartbeat(at=5)
+
+
+async def unused(connection: ServerConnection) -> None:
+    """A handler for sockets that never open."""
+    await connection.wait_closed()
+
+
+@asynccontextmanager
+async def serve(handler: Handler, **options: Any) -> AsyncIterator[str]:
+    """The http address of a server that hands each socket to `handler`."""
+    options = {"subprotocols": [LIVE_SUBPROTOCOL], "compression": None} | options
+    async with websockets.serve(handler, "127.0.0.1", 0, **options) as server:
+        host, port = next(iter(server.sockets)).getsockname()[:2]
+        yield f"http://{host}:{port}"
+
+
+async def dial(url: str, ticket: str = "t") -> LiveSocket:
+    """Open a socket in a thread."""
+    return await asyncio.to_thread(LiveSocket, url, ticket, timeout_seconds=5.0)
+
+
+async def receive(socket: LiveSocket, seconds: float = 5.0) -> bytes:
+    """Receive in a thread."""
+    return await asyncio.to_thread(socket.receive, seconds)
+
+
+async def test_a_ticket_opens_a_socket_that_answers() -> None:
+    """A socket is opened with ticket, Origin and subprotocol, a heartbeat is echoed, and closing twice is fine."""
+    async with serve_live(FakeLive()) as fake:
+        fake.tickets.add("a/b c")
+        socket = await dial(fake.url, "a/b c")
+        await asyncio.to_thread(socket.send, HEARTBEAT)
+        event = decode_live_event(await receive(socket))
+        await asyncio.to_thread(socket.close)
+        await asyncio.to_thread(socket.close)
+
+    assert isinstance(event, HeartbeatEcho)
+    assert event.at == 5
+    assert fake.origins == {fake.url}
+
+
+async def test_the_close_code_is_told() -> None:
+    """A ticket that is not good closes 4001 with its reason, though the socket opened."""
+    async with serve_live(FakeLive()) as fake:
+        socket = await dial(fake.url, "never issued")
+        with pytest.raises(LiveClosedError, match="closed 4001: ticket") as closed:
+            await receive(socket)
+
+    assert closed.value.code == 4001
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1012, 1013, 4008, 4999])
+async def test_every_close_code_of_the_protocol_arrives(code: int) -> None:
+    """Codes of RFC 6455, its registry and our own all come through."""
+
+    async def close(connection: ServerConnection) -> None:
+        await connection.close(code, "why")
+
+    async with serve(close) as url:
+        socket = await dial(url)
+        with pytest.raises(LiveClosedError) as closed:
+            await receive(socket)
+
+    assert (closed.value.code, closed.value.reason) == (code, "why")
+
+
+async def test_a_connection_that_just_ends_is_1006() -> None:
+    """Without a close frame the code is 1006, for the receive and for every call after it."""
+
+    async def abort(connection: ServerConnection) -> None:
+        connection.transport.abort()
+
+    async with serve(abort) as url:
+        socket = await dial(url)
+        for _ in range(2):
+            with pytest.raises(LiveClosedError) as closed:
+                await receive(socket)
+            assert closed.value.code == ws_client.LOST
+        with pytest.raises(LiveClosedError):
+            await asyncio.to_thread(socket.send, HEARTBEAT)
+
+
+async def test_a_wait_that_runs_out_keeps_the_half_read_frame() -> None:
+    """A deadline that passes in the middle of a frame loses nothing: the next receive returns the whole of it."""
+    rest = asyncio.Event()
+
+    async def half(connection: ServerConnection) -> None:
+        connection.transport.write(b"\x81\x05he")
+        await rest.wait()
+        connection.transport.write(b"llo")
+        await connection.wait_closed()
+
+    async with serve(half) as url:
+        socket = await dial(url)
+        with pytest.raises(TimeoutError):
+            await receive(socket, 0.2)
+        rest.set()
+
+        assert await receive(socket) == b"hello"
+
+        await asyncio.to_thread(socket.close)
+
+
+async def test_a_dribbling_server_does_not_stretch_the_deadline() -> None:
+    """The deadline is of the whole message, not of each piece of it."""
+    over = asyncio.Event()
+
+    async def dribble(connection: ServerConnection) -> None:
+        connection.transport.write(b"\x81\x7d")
+        while not over.is_set():
+            connection.transport.write(b"x")
+            try:
+                async with asyncio.timeout(0.05):
+                    await over.wait()
+            except TimeoutError:
+                continue
+
+    async with serve(dribble) as url:
+        socket = await dial(url)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):  # all 125 bytes take over 6 s
+                await receive(socket, 0.5)
+        over.set()
+        await asyncio.to_thread(socket.close)
+
+
+@pytest.mark.parametrize("fragments", [1, 3])
+async def test_a_message_over_the_bound_is_refused(fragments: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that is too long is not taken in, in one frame or in several."""
+    monkeypatch.setattr(ws_client, "MAX_MESSAGE_BYTES", 1000)
+
+    async def flood(connection: ServerConnection) -> None:
+        await connection.send(["x" * (1200 // fragments)] * fragments if fragments > 1 else "x" * 1200)
+
+    async with serve(flood) as url:
+        socket = await dial(url)
+        with pytest.raises(LiveClosedError, match="more than 1000 bytes"):
+            await receive(socket)
+
+
+async def test_a_binary_message_is_refused() -> None:
+    """The live protocol is text."""
+
+    async def binary(connection: ServerConnection) -> None:
+        await connection.send(b"x")
+        await connection.wait_closed()
+
+    async with serve(binary) as url:
+        socket = await dial(url)
+        with pytest.raises(LiveClosedError, match="binary"):
+            await receive(socket)
+
+
+@pytest.mark.parametrize("status", [302, 403, 503])
+async def test_a_refused_upgrade_tells_the_status(status: int) -> None:
+    """An HTTP answer instead of the upgrade is told by its status, and a redirect is not followed."""
+
+    def refuse(connection: ServerConnection, _: websockets.Request) -> websockets.Response:
+        response = connection.respond(HTTPStatus(status), "no\n")
+        response.headers["Location"] = "ws://127.0.0.1:1/"
+        return response
+
+    async with serve(unused, process_request=refuse) as url:
+        with pytest.raises(LiveRefusedError) as refused:
+            await dial(url)
+
+    assert refused.value.status == (None if status == 302 else status)
+
+
+async def test_nobody_listens() -> None:
+    """Without a server the refusal has no status."""
+    async with serve_live(FakeLive()) as fake:
+        url = fake.url
+    with pytest.raises(LiveRefusedError) as refused:
+        await dial(url)
+
+    assert refused.value.status is None
+
+
+async def test_another_subprotocol_is_refused() -> None:
+    """A server that does not speak the live protocol is told apart at once."""
+    async with serve(unused, subprotocols=None, select_subprotocol=lambda *_: None) as url:
+        with pytest.raises(LiveRefusedError):
+            await dial(url)
