@@ -21,14 +21,14 @@ RUN ["/opt/seatrial/bin/python", "-m", "pip", "install", "--no-deps", "."]
 
 FROM python:3.12-slim
 
-RUN ["useradd", "--system", "--uid", "10001", "--user-group", "--no-create-home", "--home-dir", "/nonexistent", "seatrial"]
+RUN ["useradd", "--uid", "10001", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", "seatrial"]
 COPY --from=build /opt/seatrial /opt/seatrial
 ENV PATH=/opt/seatrial/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER seatrial
 WORKDIR /
 EXPOSE 8000
 
-HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
 ENTRYPOINT ["seatrial"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]

@@ -151,7 +151,8 @@ class Run:
         locustfile = Path(__file__).with_name("locustfile.py")
         arguments = [
             "-f", str(locustfile), "--headless", "--host", server.http, "--users", str(scenario.ui.subscribers),
-            "--spawn-rate", f"{scenario.ui.spawn_rate:g}", "--stop-timeout", "10", "--csv", str(self._directory / "locust"), "--only-summary",
+            "--spawn-rate", f"{scenario.ui.spawn_rate:g}", "--stop-timeout", "2",
+            "--csv", str(self._directory / "locust"), "--only-summary",
         ]  # fmt: skip
         variables = {
             "SEATRIAL_JWT_SECRET": server.secret,

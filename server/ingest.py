@@ -23,6 +23,9 @@ from server.rows import ROW_OVERHEAD_BYTES, pack_log, pack_metric
 BATCH_OVERHEAD_BYTES = 600
 """A pending batch beside its rows: the object, its two lists, its place in the lane."""
 
+REJECTED_BYTES = 400
+"""A rejected row with its place and detail: what its name costs until the ack."""
+
 
 @dataclass(slots=True)
 class PendingBatch:
@@ -138,6 +141,7 @@ class Ingest:
             sum(map(len, pending.metric_rows))
             + sum(map(len, pending.log_rows))
             + (len(pending.metric_rows) + len(pending.log_rows)) * ROW_OVERHEAD_BYTES
+            + len(pending.rejected) * REJECTED_BYTES
             + BATCH_OVERHEAD_BYTES
         )
         if not self._budget.take(pending.memory_bytes):
@@ -146,6 +150,7 @@ class Ingest:
             )
             error.close_code = CloseCode.TRY_AGAIN_LATER
             raise error
+        self._counters.batches_declared_dropped += batch.seq - progress.received - 1
         progress.received = batch.seq
         progress.outstanding_batches += 1
         progress.outstanding_bytes += frame_bytes
@@ -155,16 +160,15 @@ class Ingest:
     def pulse(self, session: Session, pulse: Pulse) -> None:
         """Newest values for the live view only."""
         record = session.record
-        if not self._live.watches_samples(record):
-            return
         _, latest = self.clock()
         samples = []
         for metric in pulse.metrics:
             container = record.containers.get(metric.ref)
-            at = metric.at or pulse.at
+            at = metric.at if metric.at is not None else pulse.at
             if container is not None and container.live_at < at <= latest:
+                container.live_at, container.cpu, container.mem = at, metric.cpu, metric.mem
                 samples.append((container, _show(container, metric, at)))
-        if samples:
+        if samples and self._live.watches_samples(record):
             self._live.publish_samples(record, samples)
 
     def _check_order(self, progress: Progress, batch: Batch) -> None:
@@ -172,10 +176,7 @@ class Ingest:
             raise PeerError(
                 ErrorCode.BAD_REQUEST, f"oldest = {batch.oldest}: expected at most seq = {batch.seq}", _about(batch)
             )
-        expected = progress.received + 1
-        if batch.oldest > expected:
-            self._counters.batches_declared_dropped += batch.oldest - expected
-            expected = batch.oldest
+        expected = max(progress.received + 1, batch.oldest)
         if batch.seq != expected:
             raise PeerError(ErrorCode.SEQ_GAP, f"seq = {batch.seq}: expected {expected}", _about(batch))
 

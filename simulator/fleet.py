@@ -34,7 +34,6 @@ from simulator.tokens import agent_token
 
 FLUSH_SECONDS = 0.25
 SETTLE_SECONDS = 10.0
-"""How long the end waits for outstanding acknowledgements."""
 LEAVE_SECONDS = 3.0
 """How long it then waits for the connections to close."""
 _LAG_SECONDS = 0.1
@@ -51,6 +50,9 @@ class Fleet:
         ledger: file to write what it did to; it must not exist yet. None: keep no ledger.
         on_second: called about once a second while it runs.
         freeze_garbage: spare the garbage collector what the fleet is built of; for a process that is nothing else.
+        chance: a number in [0, 1) for the jitter of back-off. It is not seeded: processes that share a seed must not
+            come back together.
+        settle_seconds: how long the end waits for outstanding acknowledgements.
 
     Attributes:
         counts: totals.
@@ -69,6 +71,8 @@ class Fleet:
         on_second: Callable[["Fleet"], None] | None = None,
         *,
         freeze_garbage: bool = False,
+        chance: Callable[[], float] | None = None,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self.plan = plan
         self.counts = Counts()
@@ -82,8 +86,8 @@ class Fleet:
         self._on_second = on_second
         self._freeze_garbage = freeze_garbage
         self._connect = connect_by(plan.transport)
-        # Jitter must differ between processes of one seed, or they would come back together.
-        self._random = random.Random()
+        self._settle_seconds = settle_seconds
+        self._chance = chance or random.Random().random
         self._changed: list[Delivery] = []
         self._dials: set[asyncio.Task[None]] = set()
         self._settled = asyncio.Event()
@@ -148,7 +152,7 @@ class Fleet:
         ]
         for host in hosts:
             delivery = Delivery(host, Spool(plan.spool_bytes, max_ticks), self)
-            backoff = Backoff(self._random.random, plan.refused_seconds)
+            backoff = Backoff(self._chance, plan.refused_seconds)
             self.agents.append(Agent(host, delivery, self, backoff, LOG_TEXT_BYTES))
         self._freeze()
         # Building takes a while: the timeline begins only now.
@@ -221,7 +225,7 @@ class Fleet:
         self._ending = True
         if self._outstanding():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._settled.wait(), SETTLE_SECONDS)
+                await asyncio.wait_for(self._settled.wait(), self._settle_seconds)
 
     async def _leave(self) -> None:
         """Say goodbye on every connection, and wait for them to close."""
@@ -247,7 +251,8 @@ class Fleet:
     def _on_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An agent raised where nobody could catch it: stop, and let `run` raise it."""
         error = context.get("exception")
-        if not isinstance(error, BaseException):
+        # An exception that some future never handed over is a library's leftover: our own tasks are all awaited.
+        if not isinstance(error, BaseException) or "future" in context or "task" in context:
             loop.default_exception_handler(context)
             return
         self._failure = self._failure or error

@@ -1,6 +1,8 @@
 """Links over picows: the cheapest client per message, so the fleet's default."""
 
 import asyncio
+import logging
+from contextlib import suppress
 from typing import Any, Final
 
 from picows import WSCloseCode, WSError, WSFrame, WSHandshakeError, WSListener, WSMsgType, WSTransport, ws_connect
@@ -18,6 +20,9 @@ from simulator.link import (
     retry_after_seconds,
 )
 
+# How a connection ended is counted by its close code; thousands of agents must not each log a line as well.
+_LOGGER = logging.getLogger("simulator.picows")
+_LOGGER.setLevel(logging.CRITICAL)
 _NO_CODE: Final = 1005
 _ABNORMAL: Final = 1006
 _PROTOCOL_ERROR: Final = 1002
@@ -120,8 +125,11 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
             self.opened = False
             handshake: Any = transport.close_handshake  # None while no CLOSE went either way, whatever its stub says
             code = self._code
-            if code is None:  # picows itself closes on a breach of RFC 6455
-                code = _ABNORMAL if handshake is None else _PROTOCOL_ERROR
+            if code is None and handshake is not None:  # picows itself closed, on a breach of RFC 6455
+                code = _PROTOCOL_ERROR
+                _retrieve(transport)
+            elif code is None:
+                code = _ABNORMAL
             by_peer = handshake is not None and handshake.recv_then_sent
             self._session.on_close(self, code, self._reason, by_peer=by_peer)
 
@@ -149,6 +157,21 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
         self.close(code, reason)
 
 
+_ends: set[asyncio.Task[None]] = set()
+
+
+def _retrieve(transport: WSTransport) -> None:
+    """Fetch the exception that picows keeps of such an end; else asyncio would report it as never retrieved."""
+
+    async def wait() -> None:
+        with suppress(Exception):
+            await transport.wait_disconnected()
+
+    task = asyncio.get_running_loop().create_task(wait())
+    _ends.add(task)
+    task.add_done_callback(_ends.discard)
+
+
 async def connect(url: str, token: str, subprotocol: str, session: Session) -> None:
     """See `simulator.link.Connect`."""
     link = _PicowsLink(session, subprotocol)
@@ -162,6 +185,7 @@ async def connect(url: str, token: str, subprotocol: str, session: Session) -> N
                 max_frame_size=MAX_FRAME_BYTES,
                 read_buffer_init_size=4096,
                 max_redirects=0,
+                logger_name=_LOGGER,
             )
     except WSHandshakeError as error:
         link.abandoned = True

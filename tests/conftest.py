@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.support import postgres
+from tests.support.server import RunningServer, running_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,3 +28,10 @@ async def database(postgres_dsn: str) -> AsyncIterator[str]:
     dsn = await postgres.create_database(postgres_dsn)
     yield dsn
     await postgres.drop_database(postgres_dsn, dsn)
+
+
+@pytest.fixture
+async def server(database: str) -> AsyncIterator[RunningServer]:
+    """A running server with short intervals, on a database of its own."""
+    async with running_server(database, offline_after_seconds=0.2, hello_timeout_seconds=5) as running:
+        yield running

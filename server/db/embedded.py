@@ -344,7 +344,7 @@ def temporary(
 ) -> Iterator[EmbeddedPostgres]:
     """A running Postgres with an empty cluster in a new temporary directory, which is removed afterwards.
 
-    What a killed process left behind is removed by the next call. A `log_file` elsewhere stays.
+    What a killed process left behind is removed by the next call. A `log_file` of the caller's is kept.
 
     Raises:
         EmbeddedPostgresError: as `EmbeddedPostgres` and its `start`.

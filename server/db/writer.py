@@ -40,7 +40,8 @@ RETRY_MOST_SECONDS = 5.0
 
 _ROW_FAULTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 """SQLSTATE classes 22 and 23: this row, not this moment."""
-_KEY_IN_DETAIL = re.compile(r"^Key \(container_id, .*?\)=\((\d+), ")
+_KEY_IN_DETAIL = re.compile(r"\(container_id, .*?\)=\((\d+), ")
+"""In whatever language the server words the sentence around it."""
 
 
 @dataclass(slots=True)
@@ -296,12 +297,12 @@ class Lane:
 
     async def _connected(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
-            connection = await self._connect()
+            # Kept before it is prepared: if that fails, `_disconnect` closes it, and no try leaves a connection behind.
+            self._connection = await self._connect()
             for target in (self._storage.metrics, self._storage.logs):
-                await connection.execute(
+                await self._connection.execute(
                     f"CREATE TEMP TABLE incoming_{target.table} (LIKE {target.table}, ord bigserial) ON COMMIT DELETE ROWS"
                 )
-            self._connection = connection
         return self._connection
 
     async def _rolled_back(self) -> bool:

@@ -138,7 +138,7 @@ class AgentEndpoint:
             send_error(socket, self._counters, error)
         for result in hello.unacknowledged_results:
             self._result(socket, result.action_id)
-        _log.info(
+        _log.debug(
             "agent connected",
             extra={
                 "org": agent.org, "host": agent.host, "session": session.id, "epoch": hello.epoch,

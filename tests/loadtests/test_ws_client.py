@@ -40,8 +40,13 @@ async def dial(url: str, ticket: str = "t") -> LiveSocket:
 
 
 async def receive(socket: LiveSocket, seconds: float = 5.0) -> bytes:
-    """Receive in a thread."""
-    return await asyncio.to_thread(socket.receive, seconds)
+    """Receive in a thread; a wait that outlasts its deadline fails the test."""
+    try:
+        async with asyncio.timeout(seconds + 3) as limit:
+            return await asyncio.to_thread(socket.receive, seconds)
+    except TimeoutError:
+        assert not limit.expired(), f"a wait of {seconds} s went on for {seconds + 3} s"
+        raise
 
 
 async def test_a_ticket_opens_a_socket_that_answers() -> None:
@@ -137,9 +142,8 @@ async def test_a_dribbling_server_does_not_stretch_the_deadline() -> None:
 
     async with serve(dribble) as url:
         socket = await dial(url)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(3):  # all 125 bytes take over 6 s
-                await receive(socket, 0.5)
+        with pytest.raises(TimeoutError):  # all 125 bytes take over 6 s
+            await receive(socket, 0.5)
         over.set()
         await asyncio.to_thread(socket.close)
 
@@ -174,10 +178,12 @@ async def test_a_binary_message_is_refused() -> None:
 @pytest.mark.parametrize("status", [302, 403, 503])
 async def test_a_refused_upgrade_tells_the_status(status: int) -> None:
     """An HTTP answer instead of the upgrade is told by its status, and a redirect is not followed."""
+    requests = []
 
-    def refuse(connection: ServerConnection, _: websockets.Request) -> websockets.Response:
+    def refuse(connection: ServerConnection, request: websockets.Request) -> websockets.Response:
+        requests.append(request.path)
         response = connection.respond(HTTPStatus(status), "no\n")
-        response.headers["Location"] = "ws://127.0.0.1:1/"
+        response.headers["Location"] = f"ws://{request.headers['Host']}/elsewhere"
         return response
 
     async with serve(unused, process_request=refuse) as url:
@@ -185,6 +191,7 @@ async def test_a_refused_upgrade_tells_the_status(status: int) -> None:
             await dial(url)
 
     assert refused.value.status == (None if status == 302 else status)
+    assert requests == ["/ws/live?ticket=t"]
 
 
 async def test_nobody_listens() -> None:

@@ -169,7 +169,13 @@ def test_of_two_commands_between_two_ticks_the_later_counts() -> None:
 
 def test_replaying_the_inputs_gives_the_same_rows() -> None:
     """A second host that gets the same commands produces the same."""
-    inputs = [Input(3, 0, "stop"), Input(8, 1, "restart"), Input(9, 0, "start"), Input(9, 4, "stop"), Input(30, 4, "restart")]
+    inputs = [
+        Input(3, 0, "stop"),
+        Input(8, 1, "restart"),
+        Input(9, 0, "start"),
+        Input(9, 4, "stop"),
+        Input(30, 4, "restart"),
+    ]
     live, replayed = host(), host()
     produced = []
     for tick in range(40):

@@ -79,7 +79,8 @@ def _container(image: str) -> Iterator[str]:
     from testcontainers.community.postgres import PostgresContainer
 
     _require_engine()
-    with PostgresContainer(image, username="seatrial", password=secrets.token_urlsafe(16), driver=None) as container:
+    container = PostgresContainer(image, username="seatrial", password=secrets.token_urlsafe(16), driver=None)
+    with container.with_command(f"postgres -c max_connections={_MAX_CONNECTIONS}"):
         yield container.get_connection_url()
 
 

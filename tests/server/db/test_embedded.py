@@ -186,13 +186,15 @@ async def test_pause_holds_every_answer_until_resume(postgres: EmbeddedPostgres)
 
 @pytest.mark.parametrize("end", [EmbeddedPostgres.stop, EmbeddedPostgres.kill])
 async def test_a_paused_one_can_be_ended(postgres: EmbeddedPostgres, end: Callable[[EmbeddedPostgres], None]) -> None:
-    """Stop and kill work on a paused Postgres, and none of its processes stays frozen."""
+    """Stop shuts a paused Postgres down cleanly, kill kills it, and none of its processes stays frozen."""
     connection = await asyncpg.connect(postgres.dsn)
     postgres.pause()
     end(postgres)
 
     assert not postgres.running
     assert wait_gone(postgres_processes(postgres.data_dir), DEADLINE_SECONDS) == []
+    log = postgres.log_file.read_text(encoding="utf-8")
+    assert ("database system is shut down" in log) == (end is EmbeddedPostgres.stop)
     connection.terminate()
 
 

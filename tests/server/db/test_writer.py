@@ -1,0 +1,478 @@
+"""Lanes on a real Postgres: what is acknowledged is committed, what is stored is stored once, whatever is cut."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from server.agents import now_us
+from server.protocol.messages import Log, Metric, Rejected
+from tests.support.core import EPOCH, SECOND_US, Peer, container, hello
+from tests.support.lanes import Hold, Rig, backends, logs, metrics, rig, terminate
+from tests.support.sockets import DEADLINE_SECONDS, eventually
+
+
+@pytest.fixture
+async def lane(database: str, connection: asyncpg.Connection) -> AsyncIterator[Rig]:
+    """A running lane."""
+    async with rig(database) as running:
+        yield running
+
+
+def ids(agent: Peer) -> dict[int, int]:
+    """An agent's stored container ids by ref."""
+    return {ref: known.id for ref, known in agent.session.record.containers.items()}
+
+
+async def reached(hold: Hold) -> None:
+    """Wait until the lane stands at a seam."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await hold.reached.wait()
+
+
+class TestCommit:
+    """What an ack means."""
+
+    async def test_rows_are_committed_before_their_ack(self, lane: Rig, connection: asyncpg.Connection) -> None:
+        """Before COMMIT nobody sees the rows and nothing is acknowledged; the ack comes after they can be read."""
+        before, after = Hold(), Hold()
+        lane.cuts.once("before_commit", before)
+        lane.cuts.once("after_commit", after)
+        agent = lane.agent()
+        at = now_us()
+        agent.batch(
+            Metric(ref=0, cpu=0.5, mem=1, rx=2, tx=3, at=at),
+            logs=(Log(ref=0, at=at, line=0, stream="stderr", text="é"),),
+        )
+
+        await reached(before)
+        assert (await metrics(connection), await logs(connection)) == ([], [])
+        assert agent.socket.acks == []
+        before.release.set()
+        await reached(after)
+        assert agent.socket.acks == []
+        assert await metrics(connection) == [(ids(agent)[0], at, 0.5, 1, 2, 3)]
+        assert await logs(connection) == [(ids(agent)[0], at, 0, "stderr", "é", False, False)]
+        after.release.set()
+
+        await agent.socket.acked(1)
+
+    async def test_one_ack_per_agent_and_flush(self, lane: Rig) -> None:
+        """Batches of one flush are acknowledged together, each agent's with one cumulative ack."""
+        one, two = lane.agent(host="h1"), lane.agent(host="h2")
+        for _ in range(3):
+            one.batch(Metric(ref=0))
+        two.batch(Metric(ref=0))
+
+        await one.socket.acked(3)
+        await two.socket.acked(1)
+
+        assert [ack.seq for ack in one.socket.acks] == [3]
+        assert [ack.seq for ack in two.socket.acks] == [1]
+        assert (lane.counters.flushes, lane.counters.metric_rows_stored) == (1, 4)
+
+    async def test_a_commit_gives_back_window_and_memory(self, lane: Rig) -> None:
+        """After the ack nothing of the batch counts against the agent's window or the budget."""
+        agent = lane.agent()
+        agent.batch(Metric(ref=0, mem=1))
+        progress = agent.session.progress
+        assert progress.outstanding_batches == 1
+        assert lane.budget.used_bytes > 0
+
+        await agent.socket.acked(1)
+
+        assert (progress.outstanding_batches, progress.outstanding_bytes, lane.budget.used_bytes) == (0, 0, 0)
+
+    async def test_what_came_on_a_broken_connection_is_acknowledged_on_the_next(self, lane: Rig) -> None:
+        """The ack belongs to the epoch: it goes to the connection the agent has at the COMMIT."""
+        hold = Hold()
+        lane.cuts.once("before_commit", hold)
+        first = lane.agent()
+        first.batch(Metric(ref=0))
+        await reached(hold)
+        lane.registry.disconnect(first.session)
+        second = lane.agent(greeting=hello(container(), connection=2, next_seq=2))
+        hold.release.set()
+
+        await second.socket.acked(1)
+
+        assert first.socket.acks == []
+
+    async def test_a_batch_without_a_good_row_needs_no_database(self, lane: Rig) -> None:
+        """Rows that were all rejected are acknowledged with their reasons, and no transaction is begun."""
+        agent = lane.agent()
+        agent.batch(Metric(ref=9, at=5))
+
+        ack = await agent.socket.acked(1)
+
+        assert ack.rejected == (Rejected(seq=1, row="metrics[0]", reason="unknown_ref", ref=9, at=5),)
+        assert "before_begin" not in lane.cuts.visits
+
+    async def test_a_flush_starts_at_once_when_enough_has_gathered(self, database: str, connection: Any) -> None:
+        """A full lane does not wait for its time."""
+        async with rig(database, flush_seconds=10_000) as lane:
+            agent = lane.agent()
+            agent.batch(logs=tuple(
+                Log(ref=0, at=now_us(), line=i, stream="stdout", text="x" * 16_000) for i in range(70)
+            ))  # fmt: skip
+
+            await agent.socket.acked(1)
+
+            assert len(await logs(connection)) == 70
+
+
+class TestCuts:
+    """Each step of a flush may be the last one of its connection."""
+
+    @pytest.mark.parametrize("place", ["before_begin", "before_commit"])
+    async def test_a_backend_that_dies_before_commit(
+        self, lane: Rig, connection: asyncpg.Connection, place: str
+    ) -> None:
+        """Nothing was stored, the same rows go again, each is stored once, and one ack comes."""
+        agent = lane.agent(container(0), container(1))
+        lane.cuts.once(place, lambda: terminate(connection))
+        agent.batch(Metric(ref=0, mem=1), Metric(ref=1, mem=2))
+
+        await agent.socket.acked(1)
+
+        assert sorted(row.mem or 0 for row in await metrics(connection)) == [1, 2]
+        assert [ack.seq for ack in agent.socket.acks] == [1]
+        assert lane.counters.flush_retries.total() == 1
+        assert lane.counters.metric_rows_stored == 2
+        assert lane.counters.rows_replayed == 0
+
+    async def test_an_error_before_commit_stores_nothing_twice(self, lane: Rig, connection: asyncpg.Connection) -> None:
+        """A flush that fails between its rows and its COMMIT is rolled back and done again by COPY."""
+
+        async def fail() -> None:
+            raise ConnectionResetError("cut here")
+
+        lane.cuts.once("before_commit", fail)
+        agent = lane.agent()
+        agent.batch(Metric(ref=0, mem=1))
+
+        await agent.socket.acked(1)
+
+        assert [row.mem for row in await metrics(connection)] == [1]
+        assert lane.counters.flush_retries == {"ConnectionResetError": 1}
+        assert lane.counters.flushes_merged == 0
+
+    async def test_a_commit_whose_answer_is_lost(self, database: str, connection: asyncpg.Connection) -> None:
+        """The outcome of a COMMIT is unknown: the rows are merged, found there, and acknowledged once."""
+        lost: list[str] = []
+
+        class LosesTheAnswer(asyncpg.Connection):
+            async def execute(self, query: str, *args: Any, **options: Any) -> str:
+                status = await super().execute(query, *args, **options)
+                if query == "COMMIT" and not lost:
+                    lost.append(query)
+                    self.terminate()
+                    raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+                return status
+
+        async with rig(database, connection_class=LosesTheAnswer) as lane:
+            agent = lane.agent()
+            agent.batch(Metric(ref=0, mem=1), logs=(Log(ref=0, at=now_us(), line=0, stream="stdout", text="a"),))
+
+            await agent.socket.acked(1)
+
+            assert lost == ["COMMIT"]
+            assert [row.mem for row in await metrics(connection)] == [1]
+            assert len(await logs(connection)) == 1
+            assert [ack.rejected for ack in agent.socket.acks] == [()]
+            assert lane.counters.flush_retries == {"commit_unknown": 1}
+            assert lane.counters.rows_replayed == 2
+
+    async def test_a_server_that_dies_between_commit_and_ack(
+        self, database: str, connection: asyncpg.Connection
+    ) -> None:
+        """The agent sends the batch to the next server, which finds every row there and acknowledges."""
+        at = now_us()
+
+        async def die() -> None:
+            raise RuntimeError("killed")
+
+        async with rig(database) as lane:
+            agent = lane.agent()
+            lane.cuts.once("after_commit", die)
+            agent.batch(Metric(ref=0, mem=1, at=at))
+            with pytest.raises(RuntimeError, match="killed"):
+                await lane.task
+            assert agent.socket.acks == []
+        assert len(await metrics(connection)) == 1
+
+        async with rig(database) as lane:
+            agent = lane.agent(greeting=hello(container(), connection=2, next_seq=2))
+            agent.batch(Metric(ref=0, mem=1, at=at), seq=1)
+            ack = await agent.socket.acked(1)
+
+            assert ack.rejected == ()
+            assert len(await metrics(connection)) == 1
+            assert (lane.counters.rows_replayed, lane.counters.metric_rows_stored) == (1, 0)
+
+    async def test_a_database_that_refuses(
+        self, lane: Rig, connection: asyncpg.Connection, postgres_dsn: str, database: str
+    ) -> None:
+        """While the database is away nothing is acknowledged and the lane says since when; then all of it is stored."""
+        agent = lane.agent()
+        agent.batch(Metric(ref=0, mem=1))
+        await agent.socket.acked(1)
+        admin = await asyncpg.connect(postgres_dsn)
+        name = database.rsplit("/", 1)[1]
+        try:
+            await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            await terminate(connection)
+            agent.batch(Metric(ref=0, mem=2))
+            await eventually(lambda: lane.lane.failing_since is not None and lane.counters.flush_retries.total() >= 2)
+            agent.batch(Metric(ref=0, mem=3))
+            assert [ack.seq for ack in agent.socket.acks] == [1]
+            assert not lane.task.done()
+            await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+            await agent.socket.acked(3)
+        finally:
+            await admin.close()
+
+        assert lane.lane.failing_since is None
+        assert [row.mem for row in await metrics(connection)] == [1, 2, 3]
+
+    async def test_a_connection_that_cannot_be_prepared_is_closed(
+        self, lane: Rig, connection: asyncpg.Connection
+    ) -> None:
+        """Each try to reconnect leaves no connection behind, or an outage would use up all there are."""
+        await connection.execute("ALTER TABLE container_log RENAME TO away")
+        agent = lane.agent()
+        agent.batch(Metric(ref=0))
+        await eventually(lambda: lane.counters.flush_retries["42P01"] >= 3)
+
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while len(await backends(connection)) > 1:  # a backend ends some time after its connection
+                await asyncio.sleep(0.01)
+        await connection.execute("ALTER TABLE away RENAME TO container_log")
+
+        await agent.socket.acked(1)
+
+
+class TestDuplicates:
+    """Rows that may have been stored before."""
+
+    async def test_equal_rows_are_replays(self, lane: Rig, connection: asyncpg.Connection) -> None:
+        """What is there already with equal values is counted, acknowledged and not stored again, nulls included."""
+        at = now_us()
+        rows = (Metric(ref=0, cpu=0.1, at=at), Metric(ref=1, mem=2**63 - 1, at=at))
+        lines = (Log(ref=0, at=at, line=0, stream="stdout", text="", partial=True, truncated=True),)
+        containers = container(0), container(1)
+        agent = lane.agent(*containers)
+        agent.batch(*rows, logs=lines)
+        await agent.socket.acked(1)
+        lane.registry.disconnect(agent.session)
+        stored = await metrics(connection), await logs(connection)
+        again = lane.agent(greeting=hello(*containers, epoch=EPOCH.replace("1", "3"), next_seq=2))
+
+        again.batch(*rows, logs=lines, seq=1)
+        ack = await again.socket.acked(1)
+
+        assert ack.rejected == ()
+        assert (await metrics(connection), await logs(connection)) == stored
+        assert lane.counters.rows_replayed == 3
+        assert lane.counters.flushes_merged == 1
+
+    async def test_other_values_are_a_conflict_named_in_the_ack(
+        self, lane: Rig, connection: asyncpg.Connection
+    ) -> None:
+        """A row whose identity is stored with other values is rejected with its place, ref, time and line; it stays."""
+        at = now_us()
+        containers = container(5), container(7)
+        agent = lane.agent(*containers)
+        agent.batch(
+            Metric(ref=7, mem=1, at=at),
+            logs=tuple(Log(ref=5, at=at, line=i, stream="stdout", text="a") for i in (0, 1)),
+        )
+        await agent.socket.acked(1)
+        stored = await metrics(connection), await logs(connection)
+        lane.registry.disconnect(agent.session)
+        again = lane.agent(greeting=hello(*containers, connection=2, epoch=EPOCH.replace("1", "3"), next_seq=2))
+
+        again.batch(
+            Metric(ref=5, mem=9, at=at),
+            Metric(ref=7, at=at),
+            logs=tuple(Log(ref=5, at=at, line=i, stream="stdout", text=text) for i, text in enumerate("ab")),
+            seq=1,
+        )
+        ack = await again.socket.acked(1)
+
+        detail = "a row with this identity is stored with other values"
+        assert ack.rejected == (
+            Rejected(seq=1, row="metrics[1]", reason="conflicting_duplicate", ref=7, at=at, detail=detail),
+            Rejected(seq=1, row="logs[1]", reason="conflicting_duplicate", ref=5, at=at, line=1, detail=detail),
+        )
+        new = (ids(agent)[5], at, None, 9, None, None)
+        assert sorted(map(tuple, await metrics(connection))) == sorted([*map(tuple, stored[0]), new])
+        assert await logs(connection) == stored[1]
+        assert lane.counters.rows_rejected == {"conflicting_duplicate": 2}
+        assert lane.counters.rows_replayed == 1
+
+    async def test_two_versions_in_one_flush_keep_the_first(self, lane: Rig, connection: asyncpg.Connection) -> None:
+        """Of two rows with one identity in the same merge the earlier one is stored, the later one rejected."""
+        agent = lane.agent(greeting=hello(container(), next_seq=10))
+        at = now_us()
+        agent.batch(Metric(ref=0, mem=1, at=at), Metric(ref=0, mem=2, at=at), Metric(ref=0, mem=1, at=at), seq=1)
+
+        ack = await agent.socket.acked(1)
+
+        assert [row.mem for row in await metrics(connection)] == [1]
+        assert [(row.row, row.reason) for row in ack.rejected] == [("metrics[1]", "conflicting_duplicate")]
+
+    async def test_a_fresh_duplicate_marks_its_agent_and_nobody_else(
+        self, lane: Rig, connection: asyncpg.Connection
+    ) -> None:
+        """A COPY that meets a stored row is merged at once; only that agent's rows are merged from then on."""
+        at = now_us() - 10 * SECOND_US
+        guilty, other = lane.agent(host="h1"), lane.agent(host="h2")
+        await connection.execute(
+            "INSERT INTO container_metric VALUES ($1, to_timestamp($2 / 1e6))", ids(guilty)[0], float(at)
+        )
+        stored_at = (await metrics(connection))[0].at
+        guilty.batch(Metric(ref=0, at=stored_at))
+        other.batch(Metric(ref=0, at=stored_at))
+
+        await guilty.socket.acked(1)
+        await other.socket.acked(1)
+
+        assert (guilty.session.progress.suspect, other.session.progress.suspect) == (True, False)
+        assert lane.counters.flush_retries == {"23505": 1}
+        assert len(await metrics(connection)) == 2
+        assert lane.lane.failing_since is None
+
+        flushes_merged = lane.counters.flushes_merged
+        other.batch(Metric(ref=0, at=at + SECOND_US))
+        await other.socket.acked(2)
+        assert lane.counters.flushes_merged == flushes_merged
+        guilty.batch(Metric(ref=0, at=at + SECOND_US))
+        await guilty.socket.acked(2)
+        assert lane.counters.flushes_merged == flushes_merged + 1
+        assert lane.counters.flush_retries == {"23505": 1}
+
+
+class TestUnstorable:
+    """Rows that Postgres refuses."""
+
+    async def test_an_unstorable_row_is_found_and_the_rest_stored(
+        self, lane: Rig, connection: asyncpg.Connection
+    ) -> None:
+        """Two rows that a constraint forbids are rejected by name; every other row of all agents is stored."""
+        await connection.execute("ALTER TABLE container_metric ADD CONSTRAINT no_666 CHECK (memory_bytes <> 666)")
+        refs = range(20)
+        guilty = lane.agent(*(container(ref) for ref in refs), host="h1")
+        other = lane.agent(host="h2")
+        at = now_us()
+        guilty.batch(
+            *(Metric(ref=ref, mem=666 if ref in {3, 17} else ref, at=at) for ref in refs),
+            logs=(Log(ref=0, at=at, line=0, stream="stdout", text="a"),),
+        )
+        other.batch(Metric(ref=0, mem=1, at=at))
+
+        ack = await guilty.socket.acked(1)
+        assert (await other.socket.acked(1)).rejected == ()
+
+        assert [(row.row, row.reason, row.ref, row.at, row.line) for row in ack.rejected] == [
+            ("metrics[3]", "unstorable", 3, at, None),
+            ("metrics[17]", "unstorable", 17, at, None),
+        ]
+        assert ack.rejected[0].detail.startswith("23514: ")
+        assert "no_666" in ack.rejected[0].detail
+        assert len(await metrics(connection)) == 19
+        assert len(await logs(connection)) == 1
+        assert lane.counters.rows_rejected == {"unstorable": 2}
+        assert not other.session.progress.suspect
+
+    async def test_past_twenty_rejected_rows_are_counted_by_reason(
+        self, lane: Rig, connection: asyncpg.Connection
+    ) -> None:
+        """The ack names the first 20 and counts those beyond."""
+        await connection.execute("ALTER TABLE container_log ADD CHECK (text <> 'bad')")
+        agent = lane.agent()
+        at = now_us()
+        agent.batch(logs=tuple(Log(ref=0, at=at, line=i, stream="stdout", text="bad") for i in range(25)))
+
+        ack = await agent.socket.acked(1)
+
+        assert [row.line for row in ack.rejected] == list(range(20))
+        assert ack.rejected_more == {"unstorable": 5}
+
+
+class TestBarrier:
+    """Waiting for what was offered."""
+
+    async def test_it_waits_for_the_flush_under_way_and_for_what_is_pending(
+        self, lane: Rig, connection: asyncpg.Connection
+    ) -> None:
+        """A barrier returns once everything offered before it is committed, in however many flushes."""
+        hold = Hold()
+        lane.cuts.once("before_commit", hold)
+        agent = lane.agent()
+        agent.batch(Metric(ref=0, mem=1))
+        await reached(hold)
+        agent.batch(Metric(ref=0, mem=2))
+
+        barrier = asyncio.create_task(lane.lane.barrier(DEADLINE_SECONDS))
+        await asyncio.sleep(0)  # let it begin
+        hold.release.set()
+        await barrier
+
+        assert [row.mem for row in await metrics(connection)] == [1, 2]
+        assert lane.lane.idle
+
+    async def test_it_does_not_wait_for_what_comes_later(self, lane: Rig, connection: asyncpg.Connection) -> None:
+        """Rows offered after a barrier began do not hold it up."""
+        first, second = Hold(), Hold()
+        lane.cuts.once("before_commit", first)
+        lane.cuts.once("before_commit", second)
+        agent = lane.agent()
+        agent.batch(Metric(ref=0, mem=1))
+        await reached(first)
+        barrier = asyncio.create_task(lane.lane.barrier(DEADLINE_SECONDS))
+        await asyncio.sleep(0)  # let it begin
+        agent.batch(Metric(ref=0, mem=2))
+        first.release.set()
+
+        await barrier
+
+        assert [row.mem for row in await metrics(connection)] == [1]
+        second.release.set()
+        await agent.socket.acked(2)
+
+    async def test_an_idle_lane_has_no_barrier(self, lane: Rig) -> None:
+        """Nothing offered, nothing to wait for: neither barrier nor drain looks at the database."""
+        await lane.lane.barrier(0.001)
+
+        assert await lane.lane.drain(0.001)
+        assert lane.cuts.visits == []
+
+    async def test_it_hurries_the_flush(self, database: str, connection: asyncpg.Connection) -> None:
+        """A barrier does not wait for the lane's flush interval."""
+        async with rig(database, flush_seconds=10_000) as lane:
+            agent = lane.agent()
+            agent.batch(Metric(ref=0, mem=1))
+
+            assert await lane.lane.drain(DEADLINE_SECONDS)
+
+            assert len(await metrics(connection)) == 1
+            assert [ack.seq for ack in agent.socket.acks] == [1]
+
+    async def test_its_deadline_ends_it(self, lane: Rig) -> None:
+        """A database that does not get there in time is a TimeoutError, and a drain that says so; the lane lives on."""
+        hold = Hold()
+        lane.cuts.once("before_commit", hold)
+        agent = lane.agent()
+        agent.batch(Metric(ref=0))
+        await reached(hold)
+
+        with pytest.raises(TimeoutError):
+            await lane.lane.barrier(0.01)
+        assert not await lane.lane.drain(0.01)
+        hold.release.set()
+
+        await agent.socket.acked(1)

@@ -1,0 +1,224 @@
+"""Rows made anew from a ledger are what a fleet sent, in stored form."""
+
+import asyncio
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from server.protocol.canonical import LOG_TEXT_BYTES, clean_log_text, float32
+from server.protocol.identity import container_id
+from server.protocol.messages import Action, Batch, Hello
+from simulator.expected import ExpectedLog, ExpectedMetric, ExpectedRows, pool_digest
+from simulator.fleet import Fleet
+from simulator.ledger import (
+    Dropped,
+    Header,
+    InputRecord,
+    LedgerError,
+    LedgerReader,
+    LedgerWriter,
+    Map,
+    RejectedRecord,
+    Status,
+)
+from simulator.loglines import LogLines
+from simulator.names import Names
+from simulator.plan import Plan
+from tests.support.fake_server import SECRET, FakeServer, Peer, fake_server
+
+EVER = 2**62
+DIGEST = pool_digest(LogLines(5), Names(5))
+
+
+def header(**changes: object) -> Header:
+    """A ledger's header; t0 is 10^15 us."""
+    values = {
+        "seed": 5, "org": "acme", "agents": 2, "first_agent": 1, "containers": 3, "log_lines": 4, "interval_us": 1_000_000,
+        "t0_us": 10**15, "pool_digest": DIGEST,
+    }  # fmt: skip
+    return Header(**(values | changes))  # type: ignore[arg-type]
+
+
+def ledger_of(
+    path: Path, *records: Map | Dropped | RejectedRecord, agents: tuple[tuple[int, int, int, int, int], ...]
+) -> LedgerReader:
+    """A finished ledger, read."""
+    writer = LedgerWriter(path, header())
+    for record in records:
+        writer.add(record)
+    writer.flush(1, agents)
+    writer.close(2)
+    with LedgerReader(path) as reader:
+        reader.poll()
+        return reader
+
+
+def stored_form(
+    org: str, peer: Peer
+) -> tuple[dict[tuple[int, int], ExpectedMetric], dict[tuple[int, int, int], ExpectedLog]]:
+    """What a right server stores of one connection's frames; written without the code under test."""
+    hello = peer.all_of(Hello)[0]
+    host = str(peer.claims["sub"])
+    ids = {container.ref: container_id(org, host, container.id) for container in hello.containers}
+    metrics, logs = {}, {}
+    for batch in peer.all_of(Batch):
+        for metric in batch.metrics:
+            cpu = None if metric.cpu is None else float32(metric.cpu)
+            row = ExpectedMetric(ids[metric.ref], batch.at, cpu, metric.mem, metric.rx, metric.tx)
+            metrics[row[:2]] = row
+        for log in batch.logs:
+            data, cut = clean_log_text(log.text, 2000)
+            line = ExpectedLog(
+                ids[log.ref], log.at, log.line, log.stream, data.decode(), log.partial, log.truncated or cut
+            )
+            logs[line[:3]] = line
+    return metrics, logs
+
+
+async def run_fleet(server: FakeServer, ledger: Path, **changes: object) -> Fleet:
+    """Run a small fleet to its end."""
+    values: dict[str, object] = {
+        "url": server.url, "secret": SECRET, "org": "acme", "agents": 3, "containers": 4, "log_lines": 40, "seed": 5,
+        "interval_us": 100_000, "ramp_us": 200_000, "duration_us": 2_000_000,
+    }  # fmt: skip
+    fleet = Fleet(Plan(**(values | changes)), ledger)  # type: ignore[arg-type]
+    await fleet.run(asyncio.Event())
+    return fleet
+
+
+async def test_expected_rows_are_the_rows_that_were_sent(tmp_path: Path) -> None:
+    """Every row of every frame, and no other, comes back row by row: restarts, cuts of long lines and NUL included."""
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome(log_text_bytes=2000)
+        for number, kind in enumerate(("restart", "stop", "start")):
+            await peer.next(Batch)
+            expires_at = server.now_us() + 60_000_000
+            action = Action(action_id=f"{peer.number}/{number}", ref=1, kind=kind, expires_at=expires_at)  # type: ignore[arg-type]
+            await peer.send(action)
+            for _ in range(4):
+                await peer.next(Batch)
+        await peer.ack_all()
+
+    async with fake_server(script) as server:
+        fleet = await run_fleet(server, tmp_path / "ledger")
+        sent_metrics: dict[tuple[int, int], ExpectedMetric] = {}
+        sent_logs: dict[tuple[int, int, int], ExpectedLog] = {}
+        for peer in server.peers:
+            metrics, logs = stored_form("acme", peer)
+            sent_metrics |= metrics
+            sent_logs |= logs
+
+    with LedgerReader(tmp_path / "ledger") as reader:
+        reader.poll()
+        expected = ExpectedRows(reader)
+        metrics_again, logs_again = expected.metrics(0, EVER), expected.logs(0, EVER)
+    assert fleet.counts.actions_executed == 9
+    assert len(sent_metrics) > 100
+    assert [row for row, _ in metrics_again] == [sent_metrics[key] for key in sorted(sent_metrics)]
+    assert [row for row, _ in logs_again] == [sent_logs[key] for key in sorted(sent_logs)]
+    assert {status for _, status in (*metrics_again, *logs_again)} == {Status.ACKED}
+    assert any(row.truncated for row, _ in logs_again)
+    assert any("\ufffd" in row.text for row, _ in logs_again)
+    assert reader.log_text_bytes == 2000
+
+
+def test_slices_add_up_to_the_whole(tmp_path: Path) -> None:
+    """Cutting time anywhere loses no row and doubles none."""
+    reader = ledger_of(
+        tmp_path / "l",
+        Map(agent=1, epoch=0, seq=1, tick=0),
+        Map(agent=2, epoch=0, seq=1, tick=2),
+        Map(agent=2, epoch=0, seq=9, tick=15),
+        agents=((1, 0, 30, 30, 30), (2, 0, 20, 20, 20)),
+    )
+    expected = ExpectedRows(reader)
+    bounds = [0, 10**15, *range(10**15 + 123_457, 10**15 + 40_000_000, 777_777), EVER]
+    pairs = list(pairwise(bounds))
+
+    metrics = [row for since, until in pairs for row in expected.metrics(since, until)]
+    logs = [row for since, until in pairs for row in expected.logs(since, until)]
+
+    assert sorted(metrics) == expected.metrics(0, EVER)
+    assert sorted(logs) == expected.logs(0, EVER)
+    assert len(metrics) == 3 * 50
+    assert len(logs) == 4 * 50
+    assert all(since <= row.at < until for since, until in pairs for row, _ in expected.logs(since, until))
+
+
+def test_statuses_are_those_of_the_batch_unless_a_row_was_named(tmp_path: Path) -> None:
+    """Acked, unknown, unsent, rejected and conflicted rows are told apart."""
+    reader = ledger_of(
+        tmp_path / "l",
+        Map(agent=1, epoch=0, seq=1, tick=0),
+        Dropped(agent=1, epoch=0, first=3, last=3, sent=2),
+        RejectedRecord(agent=1, epoch=0, seq=2, row="metrics[1]", ref=1, at=None, line=None, reason="too_old"),
+        RejectedRecord(agent=1, epoch=0, seq=2, row="logs[3]", ref=1, at=None, line=0, reason="conflicting_duplicate"),
+        agents=((1, 0, 5, 5, 4),),
+    )
+    expected = ExpectedRows(reader)
+    by_time: dict[int, list[Status]] = {}
+    for row, status in expected.metrics(0, EVER):
+        by_time.setdefault(row.at, []).append(status)
+
+    in_order = [sorted(by_time[at]) for at in sorted(by_time)]
+    assert in_order == [
+        [Status.ACKED] * 3,
+        [Status.ACKED, Status.ACKED, Status.REJECTED],
+        [Status.UNSENT] * 3,
+        [Status.ACKED] * 3,
+        [Status.UNKNOWN] * 3,
+    ]
+    assert [status for _, status in expected.logs(0, EVER)].count(Status.CONFLICTED) == 1
+
+
+def test_a_growing_ledger_shows_in_later_answers(tmp_path: Path) -> None:
+    """Rows and commands that came after the first answer are in the next one."""
+    writer = LedgerWriter(tmp_path / "l", header(agents=1))
+    writer.add(Map(agent=1, epoch=0, seq=1, tick=0))
+    writer.flush(1, [(1, 0, 2, 2, 2)])
+    with LedgerReader(tmp_path / "l") as reader:
+        reader.poll()
+        expected = ExpectedRows(reader)
+        assert len(expected.metrics(0, EVER)) == 6
+
+        writer.add(InputRecord(agent=1, tick=1, ref=0, kind="stop"))
+        writer.flush(2, [(1, 0, 4, 4, 4)])
+        writer.close(3)
+        reader.poll()
+        assert len(expected.metrics(0, EVER)) == 6 + 4
+
+
+def test_containers_are_found_by_their_key(tmp_path: Path) -> None:
+    """A key of the fleet leads back to agent and ref; a foreign one to nothing."""
+    reader = ledger_of(tmp_path / "l", Map(agent=2, epoch=0, seq=1, tick=0), agents=((2, 0, 1, 1, 1),))
+    expected = ExpectedRows(reader)
+    keys = [row.container_id for row, _ in expected.metrics(0, EVER)]
+
+    assert sorted(found for key in keys if (found := expected.container(key))) == [(2, 0), (2, 1), (2, 2)]
+    assert expected.container(123) is None
+
+
+def test_another_fakers_words_are_noticed(tmp_path: Path) -> None:
+    """A ledger whose words this Faker cannot make is an error, not a thousand altered rows."""
+    LedgerWriter(tmp_path / "l", header(pool_digest="other")).close(1)
+
+    with LedgerReader(tmp_path / "l") as reader:
+        with pytest.raises(LedgerError, match="no header yet"):
+            ExpectedRows(reader)
+        reader.poll()
+        with pytest.raises(LedgerError, match=r"pool_digest = other: expected .* another version of Faker"):
+            ExpectedRows(reader)
+
+
+def test_long_lines_are_cut_at_the_protocols_limit(tmp_path: Path) -> None:
+    """Without a word of the server the default limit holds."""
+    reader = ledger_of(tmp_path / "l", Map(agent=1, epoch=0, seq=1, tick=0), agents=((1, 0, 900, 900, 900),))
+
+    lines = [row for row, _ in ExpectedRows(reader).logs(0, EVER)]
+
+    cut = [row for row in lines if row.truncated]
+    assert cut
+    assert all(LOG_TEXT_BYTES - 3 <= len(row.text.encode()) <= LOG_TEXT_BYTES for row in cut)
+    assert all("\x00" not in row.text for row in lines)

@@ -1,0 +1,176 @@
+"""Commands are carried out at most once."""
+
+from collections.abc import Callable
+
+import pytest
+
+from server.protocol.messages import Action, ActionKind
+from simulator.counts import Counts
+from simulator.delivery import Delivery
+from simulator.host import FakeHost
+from simulator.ledger import InputRecord, Record
+from simulator.link import Session
+from simulator.loglines import LogLines
+from simulator.names import Names
+from simulator.orders import MAX_KNOWN, Orders
+from simulator.services import Timer
+
+NOW_US = 1_700_000_000_000_000
+LINES, NAMES = LogLines(5), Names(5)
+
+
+class Book:
+    """Services that only keep books."""
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self.records: list[Record] = []
+
+    def now_us(self) -> int:
+        """A clock that stands."""
+        return NOW_US
+
+    def record(self, record: Record) -> None:
+        """Keep it."""
+        self.records.append(record)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Not asked for by orders."""
+        raise NotImplementedError
+
+    def dial(self, agent: int, session: Session, failed: Callable[[int | None, float | None], None]) -> None:
+        """Not asked for by orders."""
+        raise NotImplementedError
+
+    def closed(self, code: int) -> None:
+        """Not asked for by orders."""
+        raise NotImplementedError
+
+    def changed(self, delivery: Delivery) -> None:
+        """Not asked for by orders."""
+        raise NotImplementedError
+
+    def acked(self, latency_us: int) -> None:
+        """Not asked for by orders."""
+        raise NotImplementedError
+
+
+@pytest.fixture
+def book() -> Book:
+    """Empty books."""
+    return Book()
+
+
+@pytest.fixture
+def orders(book: Book) -> Orders:
+    """The commands of a host with three containers."""
+    host = FakeHost(
+        seed=5, agent=1, containers=3, log_lines=1, t0_us=NOW_US, interval_us=1_000_000, lines=LINES, names=NAMES
+    )
+    return Orders(host, book)
+
+
+def action(action_id: str = "a", ref: int = 0, kind: ActionKind = "stop", expires_in_us: int = 30_000_000) -> Action:
+    """A command."""
+    return Action(action_id=action_id, ref=ref, kind=kind, expires_at=NOW_US + expires_in_us)
+
+
+def test_a_command_waits_a_little_the_same_in_every_run(orders: Orders, book: Book) -> None:
+    """The pause lies between 50 and 250 ms and depends on the id alone."""
+    delay = orders.take(action("x"), NOW_US)
+
+    assert delay is not None
+    assert 0.05 <= delay < 0.25
+    assert orders.take(action("y"), NOW_US) != delay
+    assert book.counts.actions_executed == 0
+
+
+def test_a_command_is_carried_out_and_reported(orders: Orders, book: Book) -> None:
+    """Executing changes the container, writes the input and leaves a result to tell."""
+    orders.take(action(ref=1), NOW_US)
+    orders.execute(action(ref=1), 7)
+
+    result = orders.result("a")
+    assert result is not None
+    assert result.outcome == "succeeded"
+    assert book.records == [InputRecord(agent=1, tick=7, ref=1, kind="stop")]
+    assert orders.changed == {1}
+    assert orders.untold == {"a"}
+
+
+def test_a_repeated_command_is_not_carried_out_again(orders: Orders, book: Book) -> None:
+    """The same id comes thrice: it runs once, and its result is told again."""
+    orders.take(action(), NOW_US)
+    assert orders.take(action(), NOW_US) is None  # while it runs
+    orders.execute(action(), 7)
+    orders.untold.clear()
+
+    assert orders.take(action(), NOW_US) is None
+    assert orders.untold == {"a"}
+    assert (book.counts.actions_executed, book.counts.actions_repeated) == (1, 2)
+
+
+def test_a_repeated_command_stays_known_after_its_result_was_acknowledged(orders: Orders) -> None:
+    """An acknowledged result does not make its command runnable again."""
+    orders.take(action(), NOW_US)
+    orders.execute(action(), 7)
+    orders.acknowledged("a")
+
+    assert orders.take(action(), NOW_US) is None
+    assert orders.untold == set()
+
+
+def test_a_late_command_is_answered_expired(orders: Orders, book: Book) -> None:
+    """Past `expires_at` in server time nothing is done."""
+    assert orders.take(action(expires_in_us=-1), NOW_US) is None
+
+    result = orders.result("a")
+    assert result is not None
+    assert result.outcome == "expired"
+    assert book.counts.actions_expired == 1
+    assert orders.take(action("b"), NOW_US + 30_000_001) is None  # by the server's clock
+
+
+def test_an_unknown_container_is_answered_failed(orders: Orders) -> None:
+    """The answer names the ref."""
+    orders.take(action(ref=9), NOW_US)
+    orders.execute(action(ref=9), 7)
+
+    result = orders.result("a")
+    assert result is not None
+    assert (result.outcome, result.detail) == ("failed", "ref = 9: no such container")
+
+
+def test_a_command_without_effect_succeeds_and_leaves_no_input(orders: Orders, book: Book) -> None:
+    """Starting what runs is a success that changes no row."""
+    orders.take(action(kind="start"), NOW_US)
+    orders.execute(action(kind="start"), 7)
+
+    result = orders.result("a")
+    assert result is not None
+    assert result.outcome == "succeeded"
+    assert book.records == []
+
+
+def test_results_are_told_on_every_connection_until_acknowledged(orders: Orders) -> None:
+    """A new connection begins with what was not acknowledged."""
+    for name in ("a", "b"):
+        orders.take(action(name), NOW_US)
+        orders.execute(action(name), 7)
+    orders.untold.clear()
+    orders.acknowledged("a")
+
+    assert [report.action_id for report in orders.retell()] == ["b"]
+    assert orders.untold == {"b"}
+
+
+def test_ids_without_end_do_not_fill_memory(orders: Orders, book: Book) -> None:
+    """Past 1000 remembered ids a command is passed over; long after they expired new ones are taken."""
+    for number in range(MAX_KNOWN + 5):
+        orders.take(action(str(number)), NOW_US)
+    assert book.counts.actions_refused == 5
+
+    later_us = NOW_US + 30_000_000 + 60_000_001
+    late = Action(action_id="late", ref=0, kind="stop", expires_at=later_us + 1)
+    assert orders.take(late, later_us) is not None
+    assert len(orders._known) == 1

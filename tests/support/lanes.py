@@ -1,0 +1,127 @@
+"""A writer lane over a real database, with agents in front of it and places to cut."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from server.agents import Registry
+from server.counters import Counters
+from server.db.storage.base import LogRow, MetricRow
+from server.db.storage.plain import PlainStorage
+from server.db.writer import Lane
+from server.hub import Hub
+from server.ingest import Budget, Ingest
+from server.protocol.messages import Container, Hello
+from tests.support import core
+
+Step = Callable[[], Awaitable[None]]
+APPLICATION_NAME = "test-lane"
+
+
+@dataclass
+class Cuts:
+    """What happens at a lane's seams: one step per visit, then nothing."""
+
+    steps: dict[str, list[Step]] = field(default_factory=dict)
+    visits: list[str] = field(default_factory=list)
+
+    def once(self, place: str, step: Step) -> None:
+        """Do `step` when the lane comes to `place` next."""
+        self.steps.setdefault(place, []).append(step)
+
+    async def __call__(self, place: str) -> None:
+        """The lane is at `place`."""
+        self.visits.append(place)
+        if steps := self.steps.get(place):
+            await steps.pop(0)()
+
+
+class Hold:
+    """Stops a lane at a seam until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def __call__(self) -> None:
+        """Stand here."""
+        self.reached.set()
+        await self.release.wait()
+
+
+@dataclass
+class Rig:
+    """A server's writing half: registry, ingest, one running lane."""
+
+    registry: Registry
+    ingest: Ingest
+    lane: Lane
+    task: asyncio.Task[None]
+    counters: Counters
+    budget: Budget
+    cuts: Cuts
+
+    def agent(self, *containers: Container, host: str = "h1", greeting: Hello | None = None) -> core.Peer:
+        """An agent with these containers connects; one container, if none is given."""
+        return core.connect(
+            self.registry, self.ingest, greeting or core.hello(*containers or [core.container()]), host=host
+        )
+
+
+@asynccontextmanager
+async def rig(
+    dsn: str,
+    *,
+    flush_seconds: float = 0.01,
+    connection_class: type[asyncpg.Connection] = asyncpg.Connection,
+) -> AsyncIterator[Rig]:
+    """A rig over a migrated database; its lane ends with the context."""
+    counters, budget, cuts = Counters(), Budget(64 * 1024 * 1024), Cuts()
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(
+            dsn, timeout=10, server_settings={"application_name": APPLICATION_NAME}, connection_class=connection_class
+        )
+
+    lane = Lane(
+        0, connect, PlainStorage(), counters, budget, flush_seconds=flush_seconds, flush_bytes=1024 * 1024, seam=cuts
+    )
+    registry = core.make_registry(counters)
+    ingest = core.make_ingest(counters, [lane], Hub(), budget=budget)
+    task = asyncio.create_task(lane.run())
+    try:
+        yield Rig(registry, ingest, lane, task, counters, budget, cuts)
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def metrics(connection: asyncpg.Connection) -> list[MetricRow]:
+    """Every stored sample, by key."""
+    blocks = PlainStorage().read_metrics(connection, 0, 2**62 // 1000)
+    return [row async for block in blocks for row in block]
+
+
+async def logs(connection: asyncpg.Connection) -> list[LogRow]:
+    """Every stored line, by key."""
+    blocks = PlainStorage().read_logs(connection, 0, 2**62 // 1000)
+    return [row async for block in blocks for row in block]
+
+
+async def backends(connection: asyncpg.Connection) -> list[int]:
+    """Process ids of the lanes' backends on this database."""
+    rows = await connection.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()",
+        APPLICATION_NAME,
+    )
+    return [row["pid"] for row in rows]
+
+
+async def terminate(connection: asyncpg.Connection) -> None:
+    """End every lane's backend, and wait until it is gone."""
+    for pid in await backends(connection):
+        await connection.execute("SELECT pg_terminate_backend($1, 10000)", pid)
