@@ -1,11 +1,8 @@
 """What a run stands on: a database of its own, and the server under test. Started in order, stopped in the other one."""
 
 import asyncio
-import contextlib
 import os
-import random
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +14,7 @@ import asyncpg
 from loadtests.children import Child, python
 from loadtests.fingerprint import POSTGRES_SETTINGS, Postgres
 from loadtests.scrape import get
-from server.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, temporary
+from server.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, free_port, temporary
 from simulator.scenario import Scenario
 
 READY_TIMEOUT_SECONDS = 60.0
@@ -37,14 +34,18 @@ async def database(dsn: str | None, log_file: Path) -> AsyncIterator[str]:
     """
     if dsn is None:
         postgres_context = temporary(log_file=log_file)
+        starting = asyncio.ensure_future(asyncio.to_thread(postgres_context.__enter__))
         try:
-            postgres: EmbeddedPostgres = await asyncio.to_thread(postgres_context.__enter__)
-        except EmbeddedPostgresError as error:
-            raise StageError(f"postgres: {error}") from None
-        try:
+            try:
+                # A thread cannot be cancelled: if we are, it ends what it began, and then it is stopped.
+                postgres: EmbeddedPostgres = await asyncio.shield(starting)
+            except EmbeddedPostgresError as error:
+                raise StageError(f"postgres: {error}") from None
             yield postgres.dsn
         finally:
-            await asyncio.to_thread(postgres_context.__exit__, None, None, None)
+            await asyncio.wait({starting})
+            if starting.exception() is None:
+                await asyncio.to_thread(postgres_context.__exit__, None, None, None)
         return
     name = f"seatrial_run_{time.strftime('%Y%m%d_%H%M%S', time.gmtime())}_{os.getpid()}"
     await _administer(dsn, f"CREATE DATABASE {name}", "it must let us create a database for the run")
@@ -77,19 +78,6 @@ async def fingerprint(connection: asyncpg.Connection) -> Postgres:
     )
     version = await connection.fetchval("SHOW server_version")
     return Postgres(version=version, settings={row["name"]: row["value"] for row in rows})
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now, below the ports that the system gives to connections.
-
-    Among those an agent that dials while the server is down could be given the server's own port, and meet itself.
-    """
-    for _ in range(100):
-        port = random.randint(16_384, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise StageError("no free port was found between 16384 and 32000")
 
 
 class ServerUnderTest:

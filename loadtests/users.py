@@ -143,7 +143,13 @@ class UiSubscriber(HttpUser):
     ) -> T | None:
         """The answer to a request; None: it failed, which is recorded."""
         with self.client.request(
-            method, path, name=name, headers=self._authorization, timeout=HTTP_SECONDS, catch_response=True, **more
+            method,
+            path,
+            name=name or path,
+            headers=self._authorization,
+            timeout=HTTP_SECONDS,
+            catch_response=True,
+            **more,
         ) as response:
             try:
                 if response.status_code != status:

@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import socket
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any, Final
 
 from picows import WSCloseCode, WSError, WSFrame, WSHandshakeError, WSListener, WSMsgType, WSTransport, ws_connect
+from picows.url import WSParsedURL
 
 from server.protocol.close_codes import CloseCode
 from simulator.link import (
@@ -39,8 +42,9 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
         self._code: int | None = None
         self._reason = ""
         self._cut: asyncio.TimerHandle | None = None
+        self._socket: socket.socket | None = None
+        self._abandoned = False
         self.opened = False
-        self.abandoned = False
         self.chosen: str | None = None
 
     # What the agent calls.
@@ -70,6 +74,35 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
         if self._transport is not None:
             self._transport.disconnect(graceful=False)
 
+    # The dial.
+
+    async def connected_socket(self, url: WSParsedURL) -> socket.socket:
+        """A connection to the server, made here so that `abandon` can end it: picows gives no hold on a handshake."""
+        loop = asyncio.get_running_loop()
+        error: OSError | None = None
+        for family, address in await _addresses(url.host, url.port):
+            self._socket = socket.socket(family, socket.SOCK_STREAM)
+            self._socket.setblocking(False)
+            try:
+                await loop.sock_connect(self._socket, address)
+            except OSError as failed:
+                error = failed
+                self._socket.close()
+            except BaseException:
+                self._socket.close()
+                raise
+            else:
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return self._socket
+        raise error or OSError("the host has no address")
+
+    def abandon(self) -> None:
+        """Give the dial up: a handshake that ends later opens no link, and the connection ends now."""
+        self._abandoned = True
+        if self._socket is not None and not self.opened:
+            with suppress(OSError):  # it is closed already
+                self._socket.shutdown(socket.SHUT_RDWR)
+
     # What picows calls.
 
     def on_ws_connected(self, transport: WSTransport) -> None:
@@ -92,7 +125,7 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
 
     def _connected(self, transport: WSTransport) -> None:
         self.chosen = transport.response.headers.get("Sec-WebSocket-Protocol")
-        if self.abandoned or self.chosen != self._subprotocol:
+        if self._abandoned or self.chosen != self._subprotocol:
             transport.disconnect(graceful=False)
             return
         self._transport = transport
@@ -100,9 +133,10 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
         self._session.on_open(self)
 
     def _take(self, transport: WSTransport, frame: WSFrame) -> None:
-        if not self.opened:
-            return
         kind = frame.msg_type
+        # picows reads on for a moment after it has closed, and would hand over even what it closed for.
+        if not self.opened or (transport.is_close_frame_sent and kind != WSMsgType.CLOSE):
+            return
         if kind == WSMsgType.TEXT and frame.fin:
             if self._fragments:
                 self._fail(CloseCode.INTERNAL_ERROR, "a message inside a message")
@@ -157,6 +191,16 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
         self.close(code, reason)
 
 
+async def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
+    """Where a host may be reached; a thread is asked only for names."""
+    try:
+        version = ip_address(host).version
+    except ValueError:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [(family, address) for family, _, _, _, address in found]
+    return [(socket.AF_INET if version == 4 else socket.AF_INET6, (host, port))]
+
+
 _ends: set[asyncio.Task[None]] = set()
 
 
@@ -186,19 +230,19 @@ async def connect(url: str, token: str, subprotocol: str, session: Session) -> N
                 read_buffer_init_size=4096,
                 max_redirects=0,
                 logger_name=_LOGGER,
+                socket_factory=link.connected_socket,
             )
     except WSHandshakeError as error:
-        link.abandoned = True
+        link.abandon()
         if error.response is None:
             raise Unreachable(str(error)) from None
         header = error.response.headers.get("Retry-After")
         raise Refused(int(error.response.status), retry_after_seconds(header)) from None
     except (OSError, TimeoutError, WSError) as error:
-        link.abandoned = True
+        link.abandon()
         raise Unreachable(f"{type(error).__name__}: {error}") from None
-    except asyncio.CancelledError:
-        link.abandoned = True  # the handshake may still end well within its own deadline
-        link.abort()
+    except BaseException:  # cancelled
+        link.abandon()
         raise
     if link.chosen is None:
         raise Unreachable("the connection closed during the handshake")

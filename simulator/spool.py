@@ -151,8 +151,10 @@ class Spool:
         seq = self.first
         self._let_go()
         was_sent = seq <= self.sent
-        if self.dropped and self.dropped[-1].last == seq - 1 and (self.dropped[-1].sent == seq - 1) == was_sent:
-            self.dropped[-1] = DroppedRange(self.dropped[-1].first, seq, seq if was_sent else self.dropped[-1].sent)
+        last = self.dropped[-1] if self.dropped else None
+        # A range is a part that was sent and a part that was not, in this order; either may be empty.
+        if last is not None and last.last == seq - 1 and (last.sent == last.last or not was_sent):
+            self.dropped[-1] = DroppedRange(last.first, seq, seq if was_sent else last.sent)
         else:
             self.dropped.append(DroppedRange(seq, seq, seq if was_sent else seq - 1))
 

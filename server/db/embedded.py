@@ -42,7 +42,7 @@ from server.db.postgres_process import (
 )
 from server.db.postgres_settings import checked_settings, effective_settings
 
-__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "temporary"]
+__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "free_port", "temporary"]
 
 _HOST = "127.0.0.1"
 _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
@@ -220,7 +220,7 @@ class EmbeddedPostgres:
             create_cluster(self.data_dir, binaries, account, deadline - time.monotonic())
         clear_leftovers(self.data_dir, deadline - time.monotonic())
         self._password = read_password(self.data_dir)
-        ports = [self._port] if self._port is not None else [_free_port() for _ in range(_PORT_ATTEMPTS)]
+        ports = [self._port] if self._port is not None else [free_port() for _ in range(_PORT_ATTEMPTS)]
         for port in ports:
             log_start = self._launch(binaries, account, port)
             if self._wait_ready(binaries, port, log_start, deadline, last=port == ports[-1]):
@@ -378,10 +378,14 @@ def _remove_abandoned() -> None:
                     shutil.rmtree(directory)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that is free now, outside the range from which the system takes the ports of outgoing connections.
 
-    Within that range the port could be taken while Postgres is down, and a restart would fail.
+    Within that range the port could be taken while its owner is down, and a restart would fail; a client that dials
+    meanwhile could even be given that very port, and meet itself.
+
+    Raises:
+        EmbeddedPostgresError: there is none.
     """
     for _ in range(100):
         port = random.randint(16_384, 32_000)

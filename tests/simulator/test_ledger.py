@@ -190,10 +190,11 @@ def test_a_reader_follows_a_growing_file(path: Path) -> None:
     writer.flush(200, [(1, 0, 2, 2, 1)])
     assert reader.poll()
     assert [status for _, _, status in statuses(reader)] == [Status.ACKED, Status.UNKNOWN]
-    assert not reader.ended
+    ended = [reader.ended]
     writer.close(300)
     assert reader.poll()
-    assert reader.ended
+    ended.append(reader.ended)
+    assert ended == [False, True]
     reader.close()
 
 

@@ -194,7 +194,7 @@ async def serve_live(fake: FakeLive) -> AsyncIterator[FakeLive]:
     serving = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(10):
-            while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            while not server.started:
                 await asyncio.sleep(0.01)
         host, port = server.servers[0].sockets[0].getsockname()[:2]
         fake.url = f"http://{host}:{port}"

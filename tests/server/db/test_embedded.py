@@ -384,14 +384,14 @@ def test_stop_ends_a_start_that_goes_on(directory: Path, monkeypatch: pytest.Mon
 
 def test_a_taken_port_is_named_or_avoided(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that the caller chose and that is taken fails by name; one that we chose is replaced by another."""
-    free = embedded._free_port()
+    free = embedded.free_port()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(EmbeddedPostgresError, match=f"Port {port} on 127.0.0.1 is taken"):
             EmbeddedPostgres(directory / "data", port=port).start()
 
         choices = iter([port, free, free, free, free])
-        monkeypatch.setattr(embedded, "_free_port", lambda: next(choices))
+        monkeypatch.setattr(embedded, "free_port", lambda: next(choices))
         with EmbeddedPostgres(directory / "data") as postgres:
             assert f":{free}/" in postgres.dsn
 

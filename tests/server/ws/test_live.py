@@ -304,14 +304,17 @@ class TestSlowSubscribers:
             async with server.agent(containers=many) as agent, server.live() as live:
                 await subscribe(live, "host:host-1")
                 live.socket.transport.pause_reading()
-                seq = 0
+                number = 0
                 while not server.service.counters.live_metrics_conflated:
-                    seq += 1
-                    await agent.batch(seq, metrics=[sample(seq, i) for i in range(200)])
-                    await agent.acked(seq)
-                    assert seq < 2000, "nothing was ever conflated"
+                    for _ in range(50):
+                        number += 1
+                        metrics = [sample(number, i) for i in range(200)]
+                        await agent.send({"type": "pulse", "at": now_us(), "metrics": metrics})
+                    await agent.send({"type": "heartbeat", "at": 1})
+                    await agent.until("heartbeat")
+                    assert number < 5000, "nothing was ever conflated"
                 live.socket.transport.resume_reading()
-                last = await live.until("metrics", lambda m: m["samples"][0]["rx"] == seq)
+                last = await live.until("metrics", lambda m: m["samples"][0]["rx"] == number)
 
         assert len(last["samples"]) == 200
 

@@ -1,0 +1,189 @@
+"""`seatrial run` as a user starts it: its verdicts, its exit codes, and what it leaves behind."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+SCENARIO = """
+question = "Does it work at all?"
+duration = "6s"
+[fleet]
+agents = 20
+containers = 2
+interval = "500ms"
+log_lines = 1
+ramp = "1s"
+[ui]
+subscribers = 3
+spawn_rate = 3
+[server]
+restart = true
+[storage]
+retention = "4s"
+prune_interval = "500ms"
+[thresholds]
+"ack_latency_ms.count" = "> 100"
+"live_messages.count" = "> 0"
+"oldest_row_age_s.max" = "< 60"
+"insert_rows_per_second.max" = "> 1"
+"""
+DEADLINE_SECONDS = 100.0
+
+
+async def seatrial(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
+    """Start the command."""
+    root = str(Path(__file__).parents[2])
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "seatrial", *arguments, cwd=cwd, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": root} | (env or {}), start_new_session=True,
+    )  # fmt: skip
+
+
+async def outcome(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
+    """Exit code, output and errors."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def run(tmp_path: Path, text: str, *options: str) -> tuple[int, str, str]:
+    """Run a scenario to its end."""
+    path = tmp_path / "small.toml"
+    path.write_text(text)
+    return await outcome(await seatrial("run", str(path), *options, cwd=tmp_path))
+
+
+def result(tmp_path: Path) -> dict[str, Any]:
+    """What the newest run wrote."""
+    found: dict[str, Any] = json.loads((tmp_path / "runs" / "latest" / "result.json").read_text())
+    return found
+
+
+def left_behind(tmp_path: Path) -> list[str]:
+    """Processes that still work for a run below this directory."""
+    marks = (str(tmp_path),)
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "environ"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if process.pid != os.getpid() and any(mark in command for mark in marks):
+            found.append(command)
+    return found
+
+
+async def test_a_small_run_passes(tmp_path: Path, postgres_dsn: str) -> None:
+    """The whole loop: exit 0, a table of thresholds, a result that holds it, and nothing left behind."""
+    code, out, err = await run(tmp_path, SCENARIO, "--database-url", postgres_dsn)
+    made = result(tmp_path)
+
+    assert code == 0, out + err
+    assert out.splitlines()[-1].startswith("PASSED (exit 0)")
+    assert {t["metric"] for t in made["thresholds"]} >= {
+        "ledger_missing",
+        "ledger_verified_fraction",
+        "oldest_row_age_s",
+    }
+    assert made["verdict"] == "PASSED"
+    assert made["metrics"]["ledger_verified_fraction"]["statistics"]["value"] >= 0.99
+    assert made["environment"]["postgres"]["settings"]["fsync"] == "on"
+    assert {"result.json", "server.log", "fleet.log", "browsers.log", "ledger.jsonl", "locust_stats.csv"} <= {
+        path.name for path in (tmp_path / "runs" / "latest").iterdir()
+    }
+    assert left_behind(tmp_path) == []
+
+
+async def test_a_killed_server_is_started_again_and_nothing_is_lost(tmp_path: Path, postgres_dsn: str) -> None:
+    """Kill -9 in mid-run: the runner restarts it, agents resend, the ledger is clean."""
+    text = SCENARIO.replace('duration = "6s"', 'duration = "12s"').replace('retention = "4s"', 'retention = "60s"')
+    text = text.replace("[thresholds]", '[[fault]]\nat = "3s"\nkind = "server_kill"\n[thresholds]')
+    text += '"server_restarts.count" = "== 1"\n'
+    code, out, err = await run(tmp_path, text, "--database-url", postgres_dsn)
+    made = result(tmp_path)
+
+    assert code == 0, out + err
+    assert [fault["kind"] for fault in made["faults"]] == ["server_kill"]
+    assert made["metrics"]["ledger_missing"]["statistics"]["count"] == 0
+
+
+async def test_a_failed_threshold_exits_10(tmp_path: Path, postgres_dsn: str) -> None:
+    """A bound that cannot hold fails the run, and the table says which."""
+    text = SCENARIO.replace('"> 100"', '"> 1000000"').replace("subscribers = 3", "subscribers = 0")
+    text = text.replace("spawn_rate = 3\n", "").replace('"live_messages.count" = "> 0"\n', "")
+    code, out, _ = await run(tmp_path, text, "--database-url", postgres_dsn)
+
+    assert code == 10
+    assert "ack_latency_ms.count" in out
+    assert out.splitlines()[-1].startswith("THRESHOLD_FAILED (exit 10)")
+
+
+async def test_ctrl_c_stops_everything_and_keeps_what_there_is(tmp_path: Path) -> None:
+    """SIGINT in mid-run, with the private Postgres: exit 130, a partial result, no process and no cluster left."""
+    path = tmp_path / "small.toml"
+    path.write_text(SCENARIO.replace('duration = "6s"', 'duration = "60s"'))
+    before = {process.pid for process in psutil.process_iter() if "postgres" in process.name()}
+    process = await seatrial("run", str(path), cwd=tmp_path)
+    latest = tmp_path / "runs" / "latest"
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not (latest / "ledger.jsonl").exists() or (latest / "ledger.jsonl").stat().st_size < 10_000:
+            await asyncio.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    code, out, err = await outcome(process)
+    made = result(tmp_path)
+
+    assert code == 130, out + err
+    assert made["verdict"] == "INTERRUPTED"
+    assert left_behind(tmp_path) == []
+    after = {process.pid for process in psutil.process_iter() if "postgres" in process.name()}
+    assert after - before == set()
+
+
+async def test_a_killed_runner_leaves_no_process(tmp_path: Path) -> None:
+    """Kill -9 of the runner itself takes server, fleet, browsers and Postgres with it."""
+    path = tmp_path / "small.toml"
+    path.write_text(SCENARIO.replace('duration = "6s"', 'duration = "60s"'))
+    process = await seatrial("run", str(path), cwd=tmp_path)
+    latest = tmp_path / "runs" / "latest"
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not (latest / "ledger.jsonl").exists():
+            await asyncio.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    await outcome(process)
+    gone, alive = await asyncio.to_thread(psutil.wait_procs, children, 30)
+
+    assert len(gone) >= 3
+    assert alive == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SCENARIO.replace("agents = 20", "agnets = 20"), ["fleet.agnets", "did you mean agents"]),
+        (SCENARIO.replace('"ack_latency_ms.count"', '"ack_latencyms.count"'), ["ack_latencyms", "ack_latency_ms"]),
+        (SCENARIO.replace('"4s"', '"4 parsecs"'), ["storage.retention", "parsecs"]),
+        ("question = ", ["small.toml"]),
+    ],
+)
+async def test_a_wrong_scenario_exits_2(tmp_path: Path, text: str, words: list[str]) -> None:
+    """A mistake is named with its key and the nearest good one, and nothing is started."""
+    code, out, err = await run(tmp_path, text)
+
+    assert code == 2
+    assert all(word in err for word in words), err
+    assert out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+async def test_a_missing_database_exits_3(tmp_path: Path) -> None:
+    """A Postgres that does not answer is an environment that could not be set up."""
+    code, _, err = await run(tmp_path, SCENARIO, "--database-url", "postgresql://x:y@127.0.0.1:1/none")
+
+    assert code == 3
+    assert "--database-url" in err
