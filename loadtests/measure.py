@@ -32,7 +32,7 @@ class Latency:
     def __init__(self) -> None:
         self._histogram = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
         self.clamped = 0
-        """Values outside the range, kept at its nearest end: below 1 us two clocks disagree."""
+        """Values outside the range, kept at its nearest end. Below 1 us: sent before its time, or two clocks disagree."""
 
     @classmethod
     def decode(cls, encoded: Iterable[str]) -> "Latency":
@@ -146,6 +146,9 @@ FAILURES: dict[str, str] = {
     "http": "a request failed",
 }
 """What can go wrong for a simulated browser, and how Locust shows it."""
+
+VIOLATIONS = ("bad_frame", "time_back", "duplicate_line", "no_snapshot")
+"""Failures that no outage explains: the server broke a promise."""
 
 FIRST_DETAILS = 20
 """Failures of each kind that are logged with their detail; Locust and the file count the rest."""
@@ -277,6 +280,8 @@ def catalogue(recorded: Iterable[Recorded]) -> dict[str, Latency | float]:
         "live_latency_ms": Latency.decode(one.live_latency_ms for one in every if one.live_latency_ms),
         "log_latency_ms": Latency.decode(one.log_latency_ms for one in every if one.log_latency_ms),
         "live_messages": float(sum(one.messages for one in every)),
+        "live_foreign": float(sum(one.foreign for one in every)),
+        "live_violations": float(sum(one.failures.get(kind, 0) for one in every for kind in VIOLATIONS)),
     }
 
 

@@ -62,6 +62,10 @@ class Run:
         self._progress = progress
         self._outcome = Outcome()
         self._started_us = now_us()
+        self._sampler: Sampler | None = None
+        self._server: ServerUnderTest | None = None
+        self._fleet: Child | None = None
+        self._browsers: Child | None = None
 
     async def perform(self) -> Result:
         """Run, stop everything, judge.
@@ -75,6 +79,7 @@ class Run:
             await self._perform()
         except asyncio.CancelledError:
             self._outcome.interrupted = True
+        self._measure()
         return await asyncio.to_thread(self._result)
 
     async def _perform(self) -> None:
@@ -82,7 +87,7 @@ class Run:
         async with AsyncExitStack() as stack:
             self._progress.say("starting Postgres")
             dsn = await stack.enter_async_context(database(self._database_url, directory / "postgres.log"))
-            server = ServerUnderTest(scenario, dsn, directory)
+            server = self._server = ServerUnderTest(scenario, dsn, directory)
             stack.push_async_callback(lambda: server.child.stop())  # noqa: PLW0108 - the child changes with a restart
             self._progress.say("starting the server")
             await server.start()
@@ -90,14 +95,14 @@ class Run:
             looking, verifying = [await self._connect(stack, dsn) for _ in range(2)]
             self._outcome.postgres = await fingerprint(looking)
             self._outcome.invalid += self._outcome.postgres.weaknesses()
-            sampler = Sampler(f"{server.http}/metrics", storage, looking)
+            sampler = self._sampler = Sampler(f"{server.http}/metrics", storage, looking)
             verifier = stack.enter_context(Verifier([directory / LEDGER], storage, verifying))
             rolling = RollingVerifier(verifier, scenario.storage.retention_seconds)
             self._outcome.findings = verifier.findings
-            fleet = self._fleet(server)
+            fleet = self._fleet = self._make_fleet(server)
             stack.push_async_callback(fleet.stop)
             await fleet.start()
-            browsers = self._browsers(server) if scenario.ui.subscribers else None
+            browsers = self._browsers = self._make_browsers(server) if scenario.ui.subscribers else None
             if browsers is not None:
                 stack.push_async_callback(browsers.stop, signal.SIGTERM, 10.0)
                 await browsers.start()
@@ -117,8 +122,7 @@ class Run:
             self._progress.say("stopping the server")
             if not await server.child.stop():
                 self._outcome.invalid.append("the server did not end within 30 s of SIGTERM")
-            await self._verify_rest(rolling, server)
-            self._measure(sampler, server, fleet, browsers)
+            await self._verify_rest(rolling)
 
     # -- parts
 
@@ -130,7 +134,7 @@ class Run:
         stack.callback(connection.terminate)
         return connection
 
-    def _fleet(self, server: ServerUnderTest) -> Child:
+    def _make_fleet(self, server: ServerUnderTest) -> Child:
         fleet = self._scenario.fleet
         arguments = [
             "simulate", "--url", server.ws, "--org", ORG, "--agents", str(fleet.agents),
@@ -146,7 +150,7 @@ class Run:
             self._directory / "fleet.log",
         )
 
-    def _browsers(self, server: ServerUnderTest) -> Child:
+    def _make_browsers(self, server: ServerUnderTest) -> Child:
         scenario = self._scenario
         locustfile = Path(__file__).with_name("locustfile.py")
         arguments = [
@@ -226,7 +230,7 @@ class Run:
 
     # -- the end
 
-    async def _verify_rest(self, rolling: RollingVerifier, server: ServerUnderTest) -> None:
+    async def _verify_rest(self, rolling: RollingVerifier) -> None:
         """Everything that the rolling verification has not seen yet; nothing is pruned any more."""
         self._progress.say("verifying what is left")
         retention_us = int(self._scenario.storage.retention_seconds * 1e6)
@@ -235,25 +239,30 @@ class Run:
         except (LedgerError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             self._outcome.invalid.append(f"the ledger could not be verified to its end: {error}")
 
-    def _measure(self, sampler: Sampler, server: ServerUnderTest, fleet: Child, browsers: Child | None) -> None:
+    def _measure(self) -> None:
+        """Gather what the parts measured, as far as the run came."""
         outcome, measured = self._outcome, self._outcome.measured
-        measured.update(sampler.series)
-        measured["insert_batch_ms"] = sampler.flushes()
-        measured["server_restarts"] = float(server.restarts)
-        report_path = self._directory / REPORT
-        if report_path.exists():
-            report: dict[str, Any] = msgspec.json.decode(report_path.read_bytes())
-            for name in ("ack_latency_ms", "schedule_lag_ms"):
-                measured[name] = Latency.decode([report[name]["hdr"]])
-            measured["resends"] = float(report["batches"]["resent"])
-            outcome.invalid += [f"fleet: {reason}" for reason in report["invalid"]]
-        else:
-            outcome.invalid.append(f"the fleet left no report (exit code {fleet.exit_code})")
-        if browsers is not None:
+        if self._sampler is not None:
+            measured.update(self._sampler.series)
+            measured["insert_batch_ms"] = self._sampler.flushes()
+        if self._server is not None:
+            measured["server_restarts"] = float(self._server.restarts)
+        if self._fleet is not None:
+            try:
+                report: dict[str, Any] = msgspec.json.decode((self._directory / REPORT).read_bytes())
+            except (OSError, msgspec.DecodeError) as error:
+                outcome.invalid.append(f"the fleet left no report (exit code {self._fleet.exit_code}): {error}")
+            else:
+                for name in ("ack_latency_ms", "schedule_lag_ms"):
+                    measured[name] = Latency.decode([report[name]["hdr"]])
+                measured["resends"] = float(report["batches"]["resent"])
+                outcome.invalid += [f"fleet: {reason}" for reason in report["invalid"]]
+        if self._browsers is not None:
             try:
                 recorded = read_measurements(self._directory / MEASUREMENTS)
             except (OSError, ValueError) as error:
-                outcome.invalid.append(f"the browsers left no measurements (exit code {browsers.exit_code}): {error}")
+                code = self._browsers.exit_code
+                outcome.invalid.append(f"the browsers left no measurements (exit code {code}): {error}")
             else:
                 measured.update(catalogue([recorded]))
 

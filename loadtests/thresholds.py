@@ -68,6 +68,15 @@ METRICS: dict[str, Metric] = {
     "resends": Metric("", "count", "Batches that agents sent again after a reconnect."),
     "server_restarts": Metric("", "count", "Times that the runner started the server again."),
     "live_messages": Metric("", "count", "Messages that browsers received.", ("ui.subscribers",)),
+    "live_foreign": Metric(
+        "", "count", "Messages about something that the browser had not asked for.", ("ui.subscribers",)
+    ),
+    "live_violations": Metric(
+        "",
+        "count",
+        "Messages of no known form, samples going back in time, log lines twice, topics without an answer.",
+        ("ui.subscribers",),
+    ),
 }
 """Every metric there is."""
 
@@ -76,8 +85,12 @@ ALWAYS: tuple[Threshold, ...] = (
     Threshold(metric="ledger_foreign", stat="count", op="==", limit=0),
     Threshold(metric="ledger_altered", stat="count", op="==", limit=0),
     Threshold(metric="ledger_verified_fraction", stat="value", op=">=", limit=0.99),
+    Threshold(metric="live_foreign", stat="count", op="==", limit=0),
+    Threshold(metric="live_violations", stat="count", op="==", limit=0),
 )
-"""Judged in every run, whatever the scenario says: it can be stricter, never laxer."""
+"""Judged in every run that can measure them, whatever the scenario says: it can be stricter, never laxer."""
+
+_CORRECTNESS = frozenset(threshold.metric for threshold in ALWAYS)
 
 Measured = Mapping[str, Latency | Series | float]
 """What a run measured, by metric; a metric without samples may be absent."""
@@ -104,8 +117,8 @@ class Judged(Struct, frozen=True, kw_only=True):
 
     @property
     def correctness(self) -> bool:
-        """Whether this is about data and not about speed."""
-        return self.metric.startswith("ledger_")
+        """Whether this is about data and not about speed. Without samples nothing was found, good or bad."""
+        return self.metric in _CORRECTNESS and self.value is not None
 
 
 def validate_thresholds(scenario: Scenario) -> None:
@@ -146,7 +159,8 @@ def judge(scenario: Scenario, measured: Measured) -> list[Judged]:
         ValueError: `measured` holds a name that is no metric, or a metric measured as another kind.
     """
     statistics = {name: statistics_of(name, measurement) for name, measurement in measured.items()}
-    thresholds = dict.fromkeys((*ALWAYS, *scenario.thresholds))
+    always = [threshold for threshold in ALWAYS if not _mistake(threshold, scenario)]
+    thresholds = dict.fromkeys((*always, *scenario.thresholds))
     return [_judge(threshold, statistics.get(threshold.metric, {})) for threshold in thresholds]
 
 

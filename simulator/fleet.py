@@ -221,9 +221,9 @@ class Fleet:
             tick += 1
 
     async def _settle(self) -> None:
-        """Wait for what is still to be acknowledged."""
+        """Wait for what is still to be acknowledged; what no server ever welcomed is not waited for."""
         self._ending = True
-        if self._outstanding():
+        if self._outstanding() and self.counts.welcomes:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._settled.wait(), self._settle_seconds)
 

@@ -139,6 +139,7 @@ async def test_ctrl_c_stops_everything_and_keeps_what_there_is(tmp_path: Path) -
 
     assert code == 130, out + err
     assert made["verdict"] == "INTERRUPTED"
+    assert made["metrics"]["ack_latency_ms"]["statistics"]["count"] > 0
     assert left_behind(tmp_path) == []
     after = {process.pid for process in psutil.process_iter() if "postgres" in process.name()}
     assert after - before == set()

@@ -53,6 +53,10 @@ async def execute(dsn: str, *statements: str) -> None:
 ANY_ROW = (
     "(container_id, timestamp) = (SELECT container_id, timestamp FROM {} ORDER BY timestamp, container_id LIMIT 1)"
 )
+INVENT = (
+    "INSERT INTO container_log SELECT container_id, timestamp, 99, stream, partial, truncated, text FROM container_log"
+    f" WHERE {ANY_ROW.format('container_log')}"
+)
 METRIC, LOG = ANY_ROW.format("container_metric"), ANY_ROW.format("container_log")
 
 
@@ -84,10 +88,7 @@ async def test_an_honest_run_is_clean(database: str, tmp_path: Path) -> None:
         ),
         (
             "foreign", "container_log", "nobody sent it",
-            [
-                "INSERT INTO container_log SELECT container_id, timestamp, line + 100, stream, partial, truncated, text "
-                f"FROM container_log WHERE {LOG}",
-            ],
+            [INVENT],
         ),
         (
             "altered", "container_metric", "memory_bytes",

@@ -33,6 +33,8 @@ SOUND: dict[str, Latency | Series | float] = {
     "ledger_foreign": 0,
     "ledger_altered": 0,
     "ledger_verified_fraction": 1.0,
+    "live_foreign": 0,
+    "live_violations": 0,
 }
 
 

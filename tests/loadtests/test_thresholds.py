@@ -23,6 +23,8 @@ SOUND: dict[str, Latency | Series | float] = {
     "ledger_foreign": 0,
     "ledger_altered": 0,
     "ledger_verified_fraction": 1.0,
+    "live_foreign": 0,
+    "live_violations": 0,
 }
 
 
@@ -92,7 +94,7 @@ def test_scenarios_that_we_ship_can_be_judged(path: Path) -> None:
 
 
 def test_the_defaults_are_always_judged(tmp_path: Path) -> None:
-    """The ledger's four bounds come first in every run, and a laxer one of the scenario does not replace them."""
+    """The bounds on data come first in every run, and a laxer one of the scenario does not replace them."""
     judged = judge(scenario(tmp_path, 'ledger_missing.count = "< 100"'), SOUND | {"ledger_missing": 3})
 
     assert [(one.key, one.limit) for one in judged[: len(ALWAYS)]] == [
@@ -100,8 +102,17 @@ def test_the_defaults_are_always_judged(tmp_path: Path) -> None:
         ("ledger_foreign.count", "== 0"),
         ("ledger_altered.count", "== 0"),
         ("ledger_verified_fraction.value", ">= 0.99"),
+        ("live_foreign.count", "== 0"),
+        ("live_violations.count", "== 0"),
     ]
-    assert [one.passed for one in judged] == [False, True, True, True, True]
+    assert [one.passed for one in judged] == [False, True, True, True, True, True, True]
+
+
+def test_a_run_without_browsers_is_not_judged_by_them(tmp_path: Path) -> None:
+    """Where nobody watches, what browsers would have seen is no threshold."""
+    judged = judge(scenario(tmp_path, ui=0), SOUND)
+
+    assert {one.metric for one in judged} == {metric for metric in SOUND if metric.startswith("ledger_")}
 
 
 def test_a_threshold_given_twice_is_judged_once(tmp_path: Path) -> None:
@@ -121,7 +132,7 @@ def test_values_are_judged_with_a_reason(tmp_path: Path) -> None:
     measured = SOUND | {"ack_latency_ms": latency, "table_bytes": Series([(1, 9.0), (2, 7.0)]), "resends": 0}
     judged = by_key(judge(scenario(tmp_path, *thresholds), measured))
 
-    assert [one.passed for one in judged.values()][4:] == [True, True, False, True, False, False]
+    assert [one.passed for one in judged.values()][6:] == [True, True, False, True, False, False]
     assert judged["ack_latency_ms.p50"].reason == ""
     assert judged["ack_latency_ms.p50"].unit == "ms"
     assert judged["ack_latency_ms.count"].unit == ""
@@ -163,11 +174,20 @@ def test_what_the_catalogue_does_not_know_is_no_measurement(tmp_path: Path) -> N
         statistics_of("resends", Series())
 
 
-def test_only_the_ledger_is_about_correctness(tmp_path: Path) -> None:
-    """The ledger's metrics decide about data, every other about speed."""
-    judged = judge(scenario(tmp_path, 'ack_latency_ms.p99 = "< 1"'), SOUND)
+def test_some_metrics_are_about_correctness(tmp_path: Path) -> None:
+    """The ledger's metrics and what browsers must never see decide about data, every other about speed."""
+    judged = judge(scenario(tmp_path, 'ack_latency_ms.p99 = "< 1"'), SOUND | {"live_foreign": 1})
 
-    assert [one.correctness for one in judged] == [True, True, True, True, False]
+    assert [one.correctness for one in judged] == [True] * 6 + [False]
+    assert not judged[4].passed
+
+
+def test_browsers_that_measured_nothing_are_no_leak(tmp_path: Path) -> None:
+    """Without samples a threshold on data fails, but it is no finding about data."""
+    measured = {name: value for name, value in SOUND.items() if not name.startswith("live_")}
+    judged = by_key(judge(scenario(tmp_path), measured))["live_foreign.count"]
+
+    assert (judged.passed, judged.reason, judged.correctness) == (False, "no samples", False)
 
 
 def test_a_threshold_can_be_a_key() -> None:

@@ -1,0 +1,164 @@
+"""`seatrial simulate` as a command: exit codes, output and files."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from server.protocol.messages import Batch
+from simulator.ledger import LedgerReader
+from tests.support.fake_server import SECRET, FakeServer, fake_server
+from tests.support.fleets import eventually
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (
+    "import typer, simulator.cli; app = typer.Typer(add_completion=False); app.command()(simulator.cli.simulate); app()"
+)
+
+
+@asynccontextmanager
+async def simulate(*arguments: str, secret: str = SECRET) -> AsyncIterator[Process]:
+    """The command as a process of its own; killed at the end if it still runs."""
+    environment = {**os.environ, "SEATRIAL_JWT_SECRET": secret, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", COMMAND, *arguments, stdout=PIPE, stderr=PIPE, env=environment
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def ended(process: Process) -> tuple[int, str, str]:
+    """Exit code, output and errors of a process that ends by itself."""
+    output, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()
+
+
+def address(server: FakeServer) -> str:
+    """The server's, without its path."""
+    return server.url.removesuffix("/ws/agent")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--agents", "0"], "agents = 0: expected at least 1"),
+        (["--containers", "0"], "containers = 0: expected at least 1"),
+        (["--interval", "99ms"], "interval = 99ms: expected at least 100ms"),
+        (["--interval", "1 parsec"], "interval = 1 parsec: expected a number with a unit"),
+        (["--url", "http://127.0.0.1:1"], "url = http://127.0.0.1:1: expected ws://host:port"),
+        (["--url", "ws://example.org:80"], "--i-own-this"),
+        (["--transport", "pigeon"], "transport = pigeon: expected picows or websockets"),
+        (["--jwt-secret", "short"], "jwt-secret = <5 bytes>: expected at least 32 bytes"),
+        (["--ledger", "/nowhere/at/all"], "ledger = /nowhere/at/all: expected a file in a directory that exists"),
+        (["--nonsense"], "No such option"),
+    ],
+)
+async def test_wrong_usage_exits_2(arguments: list[str], message: str) -> None:
+    """The error names field, value and what was expected, without a traceback."""
+    async with simulate(*arguments) as process:
+        code, _, errors = await ended(process)
+
+    assert code == 2
+    assert message in errors
+    assert "Traceback" not in errors
+
+
+async def test_a_ledger_is_not_written_over(tmp_path: Path) -> None:
+    """An existing file is wrong usage."""
+    (tmp_path / "ledger").write_text("precious")
+    async with simulate("--ledger", str(tmp_path / "ledger")) as process:
+        code, _, errors = await ended(process)
+
+    assert code == 2
+    assert "expected a file that does not exist yet" in errors
+
+
+async def test_a_run_of_a_duration_exits_0_and_leaves_its_files(tmp_path: Path) -> None:
+    """Report and ledger agree, and `--json` tells a line a second."""
+    async with (
+        fake_server() as server,
+        simulate(
+            "--url", address(server), "--agents", "3", "--containers", "2", "--interval", "250ms", "--log-lines", "2",
+            "--duration", "2500ms", "--ramp", "100ms", "--seed", "9", "--org", "acme", "--first-agent", "5",
+            "--ledger", str(tmp_path / "ledger"), "--report", str(tmp_path / "report"), "--json",
+        ) as process,
+    ):  # fmt: skip
+        code, output, errors = await ended(process)
+
+    assert (code, errors) == (0, "")
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert len(lines) == 2
+    assert lines[-1]["connected"] == lines[-1]["agents"] == 3
+    assert lines[-1]["ack_p99_ms"] > 0
+    final = json.loads((tmp_path / "report").read_text())
+    assert (final["seed"], final["org"], final["invalid"]) == (9, "acme", [])
+    with LedgerReader(tmp_path / "ledger") as reader:
+        reader.poll()
+    assert reader.ended
+    assert sum(course.acked for course in reader.courses.values()) == final["batches"]["acked"] > 20
+    assert sorted(agent for agent, _ in reader.courses) == [5, 6, 7]
+
+
+@pytest.mark.parametrize(("which", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+async def test_a_signal_stops_in_order(which: signal.Signals, expected: int, tmp_path: Path) -> None:
+    """The fleet settles and says goodbye, the report is written, and the exit code tells which signal it was."""
+    async with (
+        fake_server() as server,
+        simulate(
+            "--url", address(server), "--agents", "2", "--ramp", "0s", "--interval", "200ms",
+            "--transport", "websockets", "--report", str(tmp_path / "report"), "--ledger", str(tmp_path / "ledger"),
+        ) as process,
+    ):  # fmt: skip
+        await eventually(lambda: sum(len(peer.all_of(Batch)) for peer in server.peers) > 6, 20)
+        process.send_signal(which)
+        code, _, errors = await ended(process)
+
+    assert code == expected
+    assert "Traceback" not in errors
+    assert "agents connected" in errors or not errors
+    final = json.loads((tmp_path / "report").read_text())
+    assert final["closes"] == {"1000": 2}
+    assert final["batches"]["acked"] == final["batches"]["produced"]
+    assert '"end"' in (tmp_path / "ledger").read_text().splitlines()[-1]
+
+
+async def test_nobody_to_talk_to_exits_3(tmp_path: Path) -> None:
+    """A fleet that never got a connection says why."""
+    async with fake_server() as server:
+        url = address(server)
+    arguments = ["--agents", "2", "--duration", "1s", "--ramp", "0s", "--report", str(tmp_path / "r")]
+    async with simulate("--url", url, *arguments) as process:
+        code, _, errors = await ended(process)
+
+    assert code == 3
+    assert f"no agent could connect to {url}/ws/agent" in errors
+    assert "unreachable" in errors
+    assert json.loads((tmp_path / "r").read_text())["connects"] == 0
+
+
+async def test_a_generator_that_cannot_keep_up_exits_12(tmp_path: Path) -> None:
+    """An impossible load is reported as invalid, with the reason."""
+    async with (
+        fake_server() as server,
+        simulate(
+            "--url", address(server), "--agents", "40", "--containers", "200", "--interval", "100ms", "--log-lines", "200",
+            "--duration", "3s", "--ramp", "0s", "--report", str(tmp_path / "r"),
+        ) as process,
+    ):  # fmt: skip
+        code, _, errors = await ended(process)
+
+    assert code == 12
+    assert "invalid: " in errors
+    assert json.loads((tmp_path / "r").read_text())["invalid"]
