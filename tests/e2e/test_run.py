@@ -4,12 +4,13 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from tests.support.command import DEADLINE_SECONDS, outcome, start
 
 SCENARIO = """
 question = "Does it work at all?"
@@ -34,31 +35,13 @@ prune_interval = "500ms"
 "oldest_row_age_s.max" = "< 60"
 "insert_rows_per_second.max" = "> 1"
 """
-DEADLINE_SECONDS = 100.0
-
-
-async def seatrial(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
-    """Start the command."""
-    root = str(Path(__file__).parents[2])
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "seatrial", *arguments, cwd=cwd, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": root} | (env or {}), start_new_session=True,
-    )  # fmt: skip
-
-
-async def outcome(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
-    """Exit code, output and errors."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
 
 
 async def run(tmp_path: Path, text: str, *options: str) -> tuple[int, str, str]:
     """Run a scenario to its end."""
     path = tmp_path / "small.toml"
     path.write_text(text)
-    return await outcome(await seatrial("run", str(path), *options, cwd=tmp_path))
+    return await outcome(await start("run", str(path), *options, cwd=tmp_path))
 
 
 def result(tmp_path: Path) -> dict[str, Any]:
@@ -128,7 +111,7 @@ async def test_ctrl_c_stops_everything_and_keeps_what_there_is(tmp_path: Path) -
     path = tmp_path / "small.toml"
     path.write_text(SCENARIO.replace('duration = "6s"', 'duration = "60s"'))
     before = {process.pid for process in psutil.process_iter() if "postgres" in process.name()}
-    process = await seatrial("run", str(path), cwd=tmp_path)
+    process = await start("run", str(path), cwd=tmp_path)
     latest = tmp_path / "runs" / "latest"
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not (latest / "ledger.jsonl").exists() or (latest / "ledger.jsonl").stat().st_size < 10_000:
@@ -149,7 +132,7 @@ async def test_a_killed_runner_leaves_no_process(tmp_path: Path) -> None:
     """Kill -9 of the runner itself takes server, fleet, browsers and Postgres with it."""
     path = tmp_path / "small.toml"
     path.write_text(SCENARIO.replace('duration = "6s"', 'duration = "60s"'))
-    process = await seatrial("run", str(path), cwd=tmp_path)
+    process = await start("run", str(path), cwd=tmp_path)
     latest = tmp_path / "runs" / "latest"
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not (latest / "ledger.jsonl").exists():

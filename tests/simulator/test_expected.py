@@ -134,7 +134,9 @@ def test_slices_add_up_to_the_whole(tmp_path: Path) -> None:
         agents=((1, 0, 30, 30, 30), (2, 0, 20, 20, 20)),
     )
     expected = ExpectedRows(reader)
-    bounds = [0, 10**15, *range(10**15 + 123_457, 10**15 + 40_000_000, 777_777), EVER]
+    # Some cuts anywhere, and one right behind each line: a tick's lines do not all share its time.
+    lines_end = [row.at + 1 for row, _ in expected.logs(0, EVER)]
+    bounds = sorted({0, *range(10**15 + 123_457, 10**15 + 40_000_000, 777_777), *lines_end, EVER})
     pairs = list(pairwise(bounds))
 
     metrics = [row for since, until in pairs for row in expected.metrics(since, until)]

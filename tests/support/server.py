@@ -191,10 +191,8 @@ def hello(**fields: Any) -> Message:
 @asynccontextmanager
 async def running_server(dsn: str, seam: Seam | None = None, **settings: Any) -> AsyncIterator[RunningServer]:
     """A server on a database of its own; stopped in order at the end."""
-    made = Settings(
-        _env_file=None,  # type: ignore[call-arg]
-        **({"database_url": SecretStr(dsn), "jwt_secret": SecretStr(SECRET), "port": 0} | settings),
-    )
+    values: dict[str, Any] = {"database_url": SecretStr(dsn), "jwt_secret": SecretStr(SECRET), "port": 0} | settings
+    made = Settings(**values)
     server = make_server(made, seam)
     stop = asyncio.Event()
     done = asyncio.create_task(serve_until(server, stop))

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -150,7 +151,7 @@ async def test_a_flood_of_control_frames_is_ended(server: RunningServer, opcode:
 
 async def test_a_peer_without_pong_is_aborted(database: str) -> None:
     """A peer that answers no ping is gone soon, its task and buffers with it, though it never reads."""
-    settings = {"ping_interval_seconds": 0.2, "ping_timeout_seconds": 0.2}
+    settings: dict[str, Any] = {"ping_interval_seconds": 0.2, "ping_timeout_seconds": 0.2}
     async with running_server(database, **settings) as server, upgraded(server) as raw:
         connections = server.server.server_state.connections
         assert len(connections) == 1

@@ -275,7 +275,7 @@ class TestLogs:
 class TestSlowSubscribers:
     async def test_who_does_not_read_is_closed_and_hurts_nobody(self, database: str) -> None:
         """A subscriber that stops reading is closed and freed; its neighbour misses nothing."""
-        settings = {"outbox_bytes": 64 * 1024, "outbox_seconds": 0.5}
+        settings: dict[str, Any] = {"outbox_bytes": 64 * 1024, "outbox_seconds": 0.5}
         async with running_server(database, **settings) as server, server.agent() as agent:
             topic = f"logs:{container_key(server)}"
             async with server.live() as neighbour, server.live() as slow:
