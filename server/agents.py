@@ -46,7 +46,7 @@ class TrackedContainer:
 
     __slots__ = (
         "cpu", "floor_at", "id", "info", "key", "last_at", "last_log", "live_at", "live_topic", "log_topic", "mem",
-        "removed_at", "series",
+        "removed_at", "rx", "series", "tx",
     )  # fmt: skip
 
     def __init__(self, org: str, host: str, info: Container) -> None:
@@ -62,6 +62,8 @@ class TrackedContainer:
         self.live_at = 0
         self.cpu: float | None = None
         self.mem: int | None = None
+        self.rx: int | None = None
+        self.tx: int | None = None
         self.removed_at: float | None = None
         self.update(info)
 
@@ -74,7 +76,11 @@ class TrackedContainer:
         else:
             self.removed_at = None
         if info.state != "running":
-            self.cpu = self.mem = None
+            self.cpu = self.mem = self.rx = self.tx = None
+
+    def show(self, at: int, cpu: float | None, mem: int | None, rx: int | None, tx: int | None) -> None:
+        """Take the newest values for the live view; `at` in Unix microseconds."""
+        self.live_at, self.cpu, self.mem, self.rx, self.tx = at, cpu, mem, rx, tx
 
     def status(self, host: str) -> ContainerStatus:
         """As the API shows it."""
@@ -177,11 +183,17 @@ class AgentRecord:
         self.ack_due = False
         self.taken_over_at = 0.0
 
+    def seen_us(self) -> int:
+        """When its last frame came, in Unix microseconds."""
+        if self.session is None:
+            return self.last_seen_us
+        return now_us() - int((asyncio.get_running_loop().time() - self.session.last_frame) * 1e6)
+
     def status(self) -> HostStatus:
         """As the API shows it."""
         hello = self.hello
         return HostStatus(
-            id=self.host, hostname=hello.hostname if hello else "", online=self.online, last_seen=self.last_seen_us,
+            id=self.host, hostname=hello.hostname if hello else "", online=self.online, last_seen=self.seen_us(),
             agent_version=hello.agent_version if hello else "", cores=hello.cores if hello else 0,
             containers=sum(c.removed_at is None for c in self.by_id.values()),
             clock_skew_ms=self.skew_ms, alert=self.alert,
@@ -340,6 +352,7 @@ class Registry:
         record = session.record
         if record.session is not session:
             return
+        record.last_seen_us = record.seen_us()
         record.session = None
         record.progress.on_change = None
         self.connected -= 1
@@ -484,12 +497,12 @@ def _labels_size(info: Container) -> int:
 def _about_container(info: Container, field_name: str, message: str) -> Error:
     return Error(
         code=ErrorCode.INVALID_CONTAINER, message=f"container {info.name!r}: {message}", fatal=False,
-        about=About(field=field_name),
+        about=About(field=field_name, ref=info.ref),
     )  # fmt: skip
 
 
 def _limit(info: Container, field_name: str, message: str) -> Error:
     return Error(
         code=ErrorCode.LIMIT_EXCEEDED, message=f"container {info.name!r}: {message}", fatal=False,
-        about=About(field=field_name),
+        about=About(field=field_name, ref=info.ref),
     )  # fmt: skip

@@ -137,6 +137,22 @@ class Ingest:
         self._check_order(progress, batch)
         self._check_window(progress, batch, frame_bytes)
         pending = self._pack(session, decoded, batch, frame_bytes)
+        self._take(session, pending)
+
+    def skip(self, session: Session, seq: int, detail: str) -> None:
+        """Pass over a batch that could not be read, if it is the one expected: those behind it are on their way already.
+
+        Raises:
+            PeerError: no memory left; the connection ends.
+        """
+        if self.draining or seq != session.progress.received + 1:
+            return
+        rejected = Rejected(seq=seq, row="batch", reason=RejectReason.INVALID_ROW, detail=detail)
+        self._counters.rows_rejected[rejected.reason] += 1
+        self._take(session, PendingBatch(session.record, session.progress, seq, 0, False, [], [], rejected=[rejected]))
+
+    def _take(self, session: Session, pending: PendingBatch) -> None:
+        """Count a batch in, and give it to its lane."""
         pending.memory_bytes = (
             sum(map(len, pending.metric_rows))
             + sum(map(len, pending.log_rows))
@@ -146,14 +162,17 @@ class Ingest:
         )
         if not self._budget.take(pending.memory_bytes):
             error = PeerError(
-                ErrorCode.UNAVAILABLE, "no memory left for unstored rows: keep them, come back later", _about(batch)
+                ErrorCode.UNAVAILABLE,
+                "no memory left for unstored rows: keep them, come back later",
+                About(type="batch", seq=pending.seq),
             )
             error.close_code = CloseCode.TRY_AGAIN_LATER
             raise error
-        self._counters.batches_declared_dropped += batch.seq - progress.received - 1
-        progress.received = batch.seq
+        progress = session.progress
+        self._counters.batches_declared_dropped += pending.seq - progress.received - 1
+        progress.received = pending.seq
         progress.outstanding_batches += 1
-        progress.outstanding_bytes += frame_bytes
+        progress.outstanding_bytes += pending.frame_bytes
         self._counters.batches_accepted += 1
         self._lanes[session.record.lane].offer(pending)
 
@@ -166,7 +185,7 @@ class Ingest:
             container = record.containers.get(metric.ref)
             at = metric.at if metric.at is not None else pulse.at
             if container is not None and container.live_at < at <= latest:
-                container.live_at, container.cpu, container.mem = at, metric.cpu, metric.mem
+                container.show(at, metric.cpu, metric.mem, metric.rx, metric.tx)
                 samples.append((container, _show(container, metric, at)))
         if samples and self._live.watches_samples(record):
             self._live.publish_samples(record, samples)
@@ -241,7 +260,7 @@ class Ingest:
             kept.append(position)
             if at > container.live_at:
                 sample = _show(container, metric, at) if watched else None
-                container.live_at, container.cpu, container.mem = at, metric.cpu, metric.mem
+                container.show(at, metric.cpu, metric.mem, metric.rx, metric.tx)
                 if sample is not None:
                     samples.append((container, sample))
         pending.metric_positions = kept
@@ -265,15 +284,16 @@ class Ingest:
                 )  # fmt: skip
                 continue
             place = (log.at, log.line)
-            if place <= container.last_log:
-                pending.replay = True
-            else:
+            new = place > container.last_log
+            if new:
                 container.last_log = place
+            else:
+                pending.replay = True
             text, cut = clean_log_text(log.text, self._log_text_bytes)
             truncated = log.truncated or cut
             pending.log_rows.append(pack_log(container.id, log.at, log.line, log.stream, text, log.partial, truncated))
             kept.append(position)
-            if self._live.watches_logs(container):
+            if new and self._live.watches_logs(container):
                 shown.setdefault(container, []).append(_show_line(log, text, truncated))
         pending.log_positions = kept
         for container, lines in shown.items():

@@ -107,7 +107,7 @@ class Directory:
     async def _write_hosts(self, connection: asyncpg.Connection, records: list[AgentRecord]) -> None:
         rows = [
             (r.org, r.host, h.machine_id, h.hostname, h.agent_version, h.cores, r.progress.epoch, r.progress.acked,
-             to_datetime(r.last_seen_us))
+             to_datetime(r.seen_us()))
             for r in records if (h := r.hello) is not None
         ]  # fmt: skip
         await connection.execute(_UPSERT_HOSTS, *map(list, zip(*rows, strict=True)))

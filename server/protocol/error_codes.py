@@ -24,10 +24,13 @@ class ErrorCode(StrEnum):
 
 MEANING: dict[ErrorCode, tuple[str, CloseCode | None]] = {
     ErrorCode.BAD_REQUEST: (
-        "The frame is no JSON object of a known shape; it was dropped whole. The third within a minute closes 4501.",
+        "No JSON object of a known shape: dropped whole; the third in a minute closes 4501. Fatal if it contradicts itself.",
         None,
     ),
-    ErrorCode.UNKNOWN_TYPE: ("`type` names no message of this direction. The frame was dropped.", None),
+    ErrorCode.UNKNOWN_TYPE: (
+        "`type` names no message of this direction. The frame was dropped; nothing is counted against the sender.",
+        None,
+    ),
     ErrorCode.UNSUPPORTED_PROTOCOL: ("`hello.protocol` is not one of the server's versions.", CloseCode.BAD_REQUEST),
     ErrorCode.HELLO_EXPECTED: (
         "Something came before `hello`, or a second `hello` came. An unreadable hello closes at once too.",

@@ -148,6 +148,7 @@ class About(Struct, kw_only=True, frozen=True, omit_defaults=True):
     field: str | None = None
     topic: str | None = None
     action_id: str | None = None
+    ref: Annotated[int | None, Meta(description="The container, where it is one")] = None
 
 
 # ---------------------------------------------------------------- agent -> server

@@ -237,6 +237,11 @@ class AgentEndpoint:
 
     def _bad_frame(self, socket: GuardedWebSocket, session: Session, error: FrameError) -> bool:
         send_error(socket, self._counters, error.error)
+        about = error.error.about
+        if about is not None and about.type == "batch" and about.seq is not None:
+            self._ingest.skip(session, about.seq, str(error))
+        if error.error.code == ErrorCode.UNKNOWN_TYPE:
+            return True  # a newer agent may know more than we do
         now = session.last_frame
         session.bad_frames = [t for t in session.bad_frames if now - t < 60] + [now]
         if len(session.bad_frames) < BAD_FRAMES_PER_MINUTE:

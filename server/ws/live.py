@@ -364,6 +364,8 @@ class Subscriber:
     def _bad_frame(self, error: FrameError) -> bool:
         self._counters.errors_sent[error.error.code] += 1
         self.outbox.push(encode(error.error))
+        if error.error.code == ErrorCode.UNKNOWN_TYPE:
+            return True  # a newer client may know more than we do
         now = asyncio.get_running_loop().time()
         self._bad_frames = [t for t in self._bad_frames if now - t < 60] + [now]
         if len(self._bad_frames) < BAD_FRAMES_PER_MINUTE:
@@ -373,4 +375,6 @@ class Subscriber:
 
 
 def _newest(container: TrackedContainer) -> Sample:
-    return Sample(container=container.key, at=container.live_at, cpu=container.cpu, mem=container.mem)
+    return Sample(
+        container=container.key, at=container.live_at, cpu=container.cpu, mem=container.mem, rx=container.rx, tx=container.tx
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from server.protocol.close_codes import CloseCode
 from server.protocol.error_codes import ErrorCode, RejectReason
 from server.protocol.messages import MESSAGES, type_of
+from server.settings import Settings
 from tests.support.server import RunningServer, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -52,3 +53,12 @@ def test_links_between_documents_lead_somewhere() -> None:
     for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), (document.name, target)
+
+
+def test_every_setting_is_documented() -> None:
+    """docs/settings.md has each variable with its default."""
+    text = (ROOT / "docs" / "settings.md").read_text()
+    for name, field in Settings.model_fields.items():
+        row = re.search(rf"^\| `SEATRIAL_{name.upper()}` \| (.+?) \|", text, re.MULTILINE)
+        assert row is not None, name
+        assert field.is_required() or not field.default or row.group(1) == f"`{field.default}`", name

@@ -3,6 +3,8 @@
 import asyncio
 import re
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -13,6 +15,14 @@ from server.auth.tokens import Tokens
 from server.db.embedded import free_port
 from tests.support.command import DEADLINE_SECONDS, outcome, seatrial, start
 from tests.support.server import SECRET
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory that Postgres' own user can reach, if we are root: pytest's are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="seatrial-test-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
 
 
 async def test_help_names_every_command(tmp_path: Path) -> None:
@@ -55,11 +65,11 @@ async def test_wrong_settings_exit_2_and_are_named(
     assert SECRET not in err
 
 
-async def test_serving_on_its_own_postgres_ends_with_0_and_nothing_left(tmp_path: Path) -> None:
+async def test_serving_on_its_own_postgres_ends_with_0_and_nothing_left(tmp_path: Path, reachable: Path) -> None:
     """`serve --embedded` is ready, and after SIGTERM exits 0 with its Postgres stopped."""
     port = free_port()
     process = await start(
-        "serve", "--embedded", str(tmp_path / "pg"), "--port", str(port), cwd=tmp_path, SEATRIAL_JWT_SECRET=SECRET
+        "serve", "--embedded", str(reachable / "pg"), "--port", str(port), cwd=tmp_path, SEATRIAL_JWT_SECRET=SECRET
     )
     async with asyncio.timeout(DEADLINE_SECONDS), httpx.AsyncClient() as client:
         while True:

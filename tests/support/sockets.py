@@ -77,5 +77,5 @@ async def eventually(condition: Callable[[], bool], seconds: float = DEADLINE_SE
         TimeoutError: it did not in time.
     """
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - nothing announces it
+        while not condition():
             await asyncio.sleep(0.005)

@@ -133,8 +133,8 @@ class TestFrames:
         async with server.agent() as agent:
             await agent.send("[" * 100_000)
             assert (await agent.receive())["code"] == "bad_request"
-            await agent.send('{"type":"nonsense"}')
-            assert (await agent.receive())["code"] == "unknown_type"
+            await agent.send('{"at":1}')
+            assert (await agent.receive())["code"] == "bad_request"
             await agent.batch(1)
             await agent.acked(1)
             await agent.send("1" * 5000)
@@ -458,3 +458,26 @@ class TestSeams:
                 await agent.acked(2)
 
         assert len(await rows(database)) == 2
+
+
+class TestUnreadableBatches:
+    async def test_those_behind_it_are_taken(self, server: RunningServer, database: str) -> None:
+        """A batch that cannot be read costs itself only: it is named, and the next one on its way is stored."""
+        async with server.agent() as agent:
+            await agent.send({"type": "batch", "seq": 1, "oldest": 1, "at": "noon", "metrics": []})
+            await agent.batch(2)
+            error = await agent.until("error")
+            ack = await agent.acked(2)
+
+        assert (error["code"], error["about"]["seq"], error["fatal"]) == ("bad_request", 1, False)
+        assert [(row["seq"], row["row"], row["reason"]) for row in ack["rejected"]] == [(1, "batch", "invalid_row")]
+        assert len(await rows(database)) == 1
+
+    async def test_unknown_types_never_lock_an_agent_out(self, server: RunningServer) -> None:
+        """A message type of a later version is answered, however often, and the connection lives."""
+        async with server.agent() as agent:
+            for _ in range(5):
+                await agent.send({"type": "from_the_future"})
+                assert (await agent.until("error"))["code"] == "unknown_type"
+            await agent.batch(1)
+            await agent.acked(1)

@@ -102,11 +102,13 @@ class TestTopics:
             host = await live.until("metrics", lambda m: m["topic"] == "host:host-1")
             own = await live.until("metrics", lambda m: m["topic"] == f"container:{one}")
             fleet = await live.until("snapshot", lambda m: m["topic"] == "fleet" and m["fleet"]["mem"] > 0)
+            again = (await subscribe(live, f"container:{one}"))[f"container:{one}"]
 
         assert [c["name"] for c in snapshots["host:host-1"]["containers"]] == ["web-0", "web-1"]
         assert snapshots["host:host-1"]["host"]["online"] is True
         assert [s["mem"] for s in host["samples"]] == [1000, 2000]
         assert own["samples"] == [{"container": one, "at": at, "cpu": 1.0, "mem": 2000, "rx": 2, "tx": 2}]
+        assert again["samples"] == own["samples"]
         assert fleet["fleet"]["hosts_online"] == 1
         assert fleet["fleet"]["mem"] == 3000
 
@@ -190,12 +192,12 @@ class TestTopics:
     async def test_bad_requests_are_answered_and_the_third_closes(self, server: RunningServer) -> None:
         """Two unreadable requests get an error each; the third closes 4501."""
         async with server.live() as live:
-            for frame in ("{", '{"type":"getattr"}', '{"type":"subscribe","topics":"all"}'):
+            for frame in ("{", '{"type":"getattr"}', '{"type":"subscribe","topics":"all"}', "[]"):
                 await live.send(frame)
-            codes = [(await live.until("error"))["code"] for _ in range(3)]
+            codes = [(await live.until("error"))["code"] for _ in range(4)]
             assert (await live.closed())[0] == 4501
 
-        assert codes == ["bad_request", "unknown_type", "bad_request"]
+        assert codes == ["bad_request", "unknown_type", "bad_request", "bad_request"]
 
 
 class TestLogs:
@@ -225,6 +227,18 @@ class TestLogs:
             stop.set()
             await talking
             await agent.acked(total)
+
+    async def test_a_line_sent_again_is_not_shown_again(self, server: RunningServer) -> None:
+        """A line that comes twice, equal or not, is shown once."""
+        async with server.agent() as agent, server.live() as live:
+            topic = f"logs:{container_key(server)}"
+            await subscribe(live, topic)
+            at = now_us()
+            await agent.batch(1, logs=[line("one", at)])
+            await agent.batch(2, logs=[line("one", at), line("other", at), line("two", at + 1)])
+            first, second = await live.until("logs"), await live.until("logs")
+
+        assert [entry["text"] for message in (first, second) for entry in message["lines"]] == ["one", "two"]
 
     async def test_resume_reads_again_from_a_position(self, server: RunningServer) -> None:
         """Lines that came during a pause are in the snapshot after it, from the line that was seen last."""
