@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from server.counters import Counters
 from server.errors import PeerError
 from server.protocol.canonical import clean_text
@@ -31,6 +33,8 @@ from server.protocol.messages import (
 )
 from server.sockets import Socket
 
+_GONE = frozenset({"removed", "dead"})
+"""States of a container that is no longer there."""
 REJECTED_SHOWN = 20
 """Rejected rows that an ack names; those beyond are counted by reason."""
 TAKEOVER_ALARM_SECONDS = 60.0
@@ -71,7 +75,7 @@ class TrackedContainer:
         """Take over what the agent says of it now."""
         self.info = info
         self.series = series_name(info.name, info.labels)
-        if info.state in {"removed", "dead"}:
+        if info.state in _GONE:
             self.removed_at = self.removed_at or time.time()
         else:
             self.removed_at = None
@@ -284,6 +288,7 @@ class Registry:
         Raises:
             PeerError: another machine is connected as this host, or this connection is older than the one there is.
         """
+        hello = _cleaned_hello(hello)
         record = self.record(org, host)
         current = record.session
         if current is not None:
@@ -304,8 +309,8 @@ class Registry:
         record.progress.on_change = record.send_ack
         self._leaving.pop(record, None)
         self.connected += 1
-        change = self._take_containers(record, hello.containers)
-        record.snapshot = {c.ref for c in hello.containers}
+        record.snapshot = set()
+        change = self._take_containers(record, hello.containers, listed=record.snapshot)
         if not hello.containers_follow:
             change.removed += self._end_snapshot(record)
         record.online = True
@@ -385,9 +390,10 @@ class Registry:
             for container in gone:
                 del record.by_id[container.id]
                 self.by_container.pop(container.id, None)
-                if record.containers.get(container.info.ref) is container:
-                    del record.containers[container.info.ref]
                 record.dirty.discard(container.id)
+            if gone:
+                known = record.by_id
+                record.containers = {ref: c for ref, c in record.containers.items() if c.id in known}
             count += len(gone)
         self._counters.containers_forgotten += count
         return count
@@ -401,24 +407,28 @@ class Registry:
 
     def inventory(self, record: AgentRecord, message: Inventory) -> InventoryChange:
         """Take over what changed among an agent's containers."""
-        change = self._take_containers(record, message.upserts)
+        listed = None
+        if message.snapshot is not None:
+            listed = record.snapshot = record.snapshot or set()
+        change = self._take_containers(record, message.upserts, listed)
         for ref in message.removed:
             if (container := record.containers.get(ref)) is not None:
                 self._mark_removed(record, container)
                 change.removed.append(container)
-        if message.snapshot is not None:
-            if record.snapshot is None:
-                record.snapshot = set()
-            record.snapshot.update(c.ref for c in message.upserts)
-            if message.snapshot == "last":
-                change.removed += self._end_snapshot(record)
+        if message.snapshot == "last":
+            change.removed += self._end_snapshot(record)
         self.dirty.add(record)
         self.on_host(record, change.upserts, change.removed)
         return change
 
-    def _take_containers(self, record: AgentRecord, containers: Iterable[Container]) -> InventoryChange:
+    def _take_containers(
+        self, record: AgentRecord, containers: Iterable[Container], listed: set[int] | None
+    ) -> InventoryChange:
+        """Take containers over; `listed`: the refs of the snapshot that they are a part of, noted there."""
         change = InventoryChange([], [], [])
-        present = sum(c.removed_at is None for c in record.by_id.values())
+        # A full list replaces what was there before, so only what it lists counts against the limit.
+        counting = record.by_id.values() if listed is None else _named(record, listed)
+        present = {c.id for c in counting if c.removed_at is None}
         for raw in containers:
             info = _cleaned(raw)
             known = record.containers.get(info.ref)
@@ -427,18 +437,19 @@ class Registry:
                     _about_container(info, "ref", f"ref = {info.ref}: already names another container")
                 )
                 continue
+            if known is not None and listed is not None:
+                listed.add(info.ref)  # even if what it says now is refused: it is there
             if (size := _labels_size(info)) > self._labels_bytes:
                 change.errors.append(
                     _limit(info, "labels", f"labels: {size} bytes, expected at most {self._labels_bytes}")
                 )
                 continue
             container = known or record.by_id.get(container_id(record.org, record.host, info.id))
+            is_new = container is None or container.id not in present
+            if info.state not in _GONE and is_new and len(present) >= self._max_containers:
+                change.errors.append(_limit(info, "containers", f"expected at most {self._max_containers} containers"))
+                continue
             if container is None:
-                if info.state != "removed" and present >= self._max_containers:
-                    change.errors.append(
-                        _limit(info, "containers", f"expected at most {self._max_containers} containers")
-                    )
-                    continue
                 container = TrackedContainer(record.org, record.host, info)
                 owner = self.by_container.setdefault(container.id, record)
                 if owner is not record:
@@ -446,10 +457,15 @@ class Registry:
                     change.errors.append(_about_container(info, "id", f"id = {info.id}: its 63-bit key is taken"))
                     continue
                 record.by_id[container.id] = container
-                present += info.state != "removed"
             else:
                 container.update(info)
+            if container.removed_at is None:
+                present.add(container.id)
+            else:
+                present.discard(container.id)
             record.containers[info.ref] = container
+            if listed is not None:
+                listed.add(info.ref)
             record.dirty.add(container.id)
             change.upserts.append(container)
         return change
@@ -457,7 +473,7 @@ class Registry:
     def _end_snapshot(self, record: AgentRecord) -> list[TrackedContainer]:
         """The list is complete: what it lacks is gone."""
         seen, record.snapshot = record.snapshot or set(), None
-        listed = {record.containers[ref].id for ref in seen if ref in record.containers}
+        listed = {c.id for c in _named(record, seen)}
         gone = [c for c in record.by_id.values() if c.id not in listed and c.removed_at is None]
         for container in gone:
             self._mark_removed(record, container)
@@ -476,6 +492,19 @@ class Registry:
 
 def _no_watchers(_record: AgentRecord, _upserts: list[TrackedContainer], _removed: list[TrackedContainer]) -> None:
     """Until the hub is joined."""
+
+
+def _named(record: AgentRecord, refs: Iterable[int]) -> list[TrackedContainer]:
+    """The containers of some refs, but for those that were forgotten since."""
+    return [c for ref in refs if (c := record.containers.get(ref)) is not None]
+
+
+def _cleaned_hello(hello: Hello) -> Hello:
+    """Without characters that Postgres cannot store: the hosts of all are written together."""
+    return msgspec.structs.replace(
+        hello, machine_id=clean_text(hello.machine_id), hostname=clean_text(hello.hostname),
+        agent_version=clean_text(hello.agent_version),
+    )  # fmt: skip
 
 
 def _cleaned(info: Container) -> Container:

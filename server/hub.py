@@ -83,7 +83,7 @@ class Hub:
 
     def watches_samples(self, record: AgentRecord) -> bool:
         """Whether anybody of the organisation watches samples."""
-        return record.org in self._watched
+        return self._watched[record.org] > 0
 
     def watches_logs(self, container: TrackedContainer) -> bool:
         """Whether anybody watches this container's log."""
@@ -92,12 +92,12 @@ class Hub:
     def publish_samples(self, record: AgentRecord, samples: list[tuple[TrackedContainer, Sample]]) -> None:
         """New samples of one host, to its topic and to each container's."""
         if record.topic in self._topics:
-            frame = encode(Metrics(topic=record.topic[1], samples=tuple(sample for _, sample in samples)))
-            self._deliver_metrics(record.topic, frame)
+            shown = tuple(sample for _, sample in samples)
+            self._deliver_metrics(record.topic, encode(Metrics(topic=record.topic[1], samples=shown)), shown)
         for container, sample in samples:
             if container.live_topic in self._topics:
                 frame = encode(Metrics(topic=container.live_topic[1], samples=(sample,)))
-                self._deliver_metrics(container.live_topic, frame)
+                self._deliver_metrics(container.live_topic, frame, (sample,))
 
     def publish_lines(self, container: TrackedContainer, lines: list[LogLine]) -> None:
         """New lines of one container."""
@@ -135,10 +135,10 @@ class Hub:
                 if not subscription.paused:
                     subscription.outbox.push_metrics("fleet", frame)
 
-    def _deliver_metrics(self, key: TopicKey, frame: bytes) -> None:
+    def _deliver_metrics(self, key: TopicKey, frame: bytes, samples: tuple[Sample, ...]) -> None:
         for subscription in tuple(self._topics[key]):
             if not subscription.paused:
-                subscription.outbox.push_metrics(key[1], frame)
+                subscription.outbox.push_metrics(key[1], frame, samples)
 
     def _deliver(self, key: TopicKey, frame: bytes) -> None:
         for subscription in tuple(self._topics[key]):

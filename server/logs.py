@@ -13,9 +13,10 @@ from typing import Any
 import structlog
 
 _SECRET = re.compile(
-    r"((?:ticket|token|authorization)[\"']?\s*[=:]\s*[\"']?(?:bearer\s+)?)[^\s&\"',)]+|\beyJ[\w-]+\.[\w-]+\.[\w-]*",
+    r"((?:ticket|token|authorization)[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic|digest)\s+)?)[^\s&\"',)]+|\beyJ[\w-]+\.[\w-]+\.[\w-]*",
     re.IGNORECASE,
 )
+_SECRET_FIELDS = frozenset({"ticket", "token", "authorization", "jwt_secret", "secret", "password", "database_url"})
 _OWN_FIELDS = structlog.stdlib.ExtraAdder()
 
 
@@ -79,7 +80,17 @@ def _drop_color(_logger: Any, _name: str, event: Any) -> Any:
 
 
 def _redact_event(_logger: Any, _name: str, event: Any) -> Any:
-    for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = redact(value)
-    return event
+    return _redacted(event)
+
+
+def _redacted(value: Any) -> Any:
+    """Any value of a record without secrets, however deep they lie; what JSON does not know becomes its repr."""
+    if isinstance(value, dict):
+        return {
+            key: "[redacted]" if str(key).lower() in _SECRET_FIELDS else _redacted(item) for key, item in value.items()
+        }
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return redact(value if isinstance(value, str) else repr(value))

@@ -1,17 +1,19 @@
 """What waits for one subscriber, bounded, with a policy for each kind.
 
-Metrics: the newest frame of a series replaces the one that waits. Log lines: dropped past the bound, with an explicit gap
+Metrics: the newest sample of a series replaces the one that waits. Log lines: dropped past the bound, with an explicit gap
 where they stood. Everything else must not be lost: past the bound the subscriber is too slow and is closed with 4008.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from server.counters import Counters
 from server.protocol.close_codes import CloseCode
 from server.protocol.codec import encode
-from server.protocol.messages import Gap
+from server.protocol.messages import Gap, Metrics, Sample
 from server.sockets import Socket
 
 _GAP_BYTES = 100
@@ -25,6 +27,13 @@ class _GapMark:
     dropped: int
 
 
+class _Newest(NamedTuple):
+    """The metrics of a topic that wait."""
+
+    frame: bytes
+    samples: Sequence[Sample]
+
+
 class Outbox:
     """Frames for one socket, in order, but for metrics that a newer one replaced."""
 
@@ -34,8 +43,8 @@ class Outbox:
         self._limit_bytes = limit_bytes
         self._limit_seconds = limit_seconds
         self._waiting: deque[bytes | _GapMark | str] = deque()
-        """Frames, gaps, and keys of `_newest` at the place of the first frame of that series."""
-        self._newest: dict[str, bytes] = {}
+        """Frames, gaps, and keys of `_newest` at the place of the first frame of that topic."""
+        self._newest: dict[str, _Newest] = {}
         self._gaps: dict[str, _GapMark] = {}
         """The gap that still grows, per topic: the last thing that waits of it."""
         self.waiting_bytes = 0
@@ -51,20 +60,27 @@ class Outbox:
             return
         self._append(frame, len(frame))
 
-    def push_metrics(self, series: str, frame: bytes) -> None:
-        """Send a sample; while it waits a newer one of the same series takes its place."""
+    def push_metrics(self, topic: str, frame: bytes, samples: Sequence[Sample] = ()) -> None:
+        """Send the frame of these samples; while it waits newer ones of its topic take their place.
+
+        A newer frame need not hold every container of the older one: those that it lacks keep their sample.
+        """
         if self._sent_at_once(frame):
             return
-        old = self._newest.get(series)
+        old = self._newest.get(topic)
         if old is not None:
             self._counters.live_metrics_conflated += 1
-            self.waiting_bytes += len(frame) - len(old)
-            self._newest[series] = frame
+            named = {sample.container for sample in samples}
+            if kept := [sample for sample in old.samples if sample.container not in named]:
+                samples = (*kept, *samples)
+                frame = encode(Metrics(topic=topic, samples=samples))
+            self.waiting_bytes += len(frame) - len(old.frame)
+            self._newest[topic] = _Newest(frame, samples)
         elif self.waiting_bytes + len(frame) > self._limit_bytes:
             self._counters.live_metrics_conflated += 1
         else:
-            self._newest[series] = frame
-            self._append(series, len(frame))
+            self._newest[topic] = _Newest(frame, samples)
+            self._append(topic, len(frame))
 
     def push_lines(self, topic: str, frame: bytes, lines: int) -> None:
         """Send log lines; past the bound they become a gap."""
@@ -90,7 +106,7 @@ class Outbox:
                 frame = encode(Gap(topic=item.topic, dropped=item.dropped))
                 size = _GAP_BYTES
             elif isinstance(item, str):
-                frame = self._newest[item]
+                frame = self._newest[item].frame
                 size = len(frame)
             else:
                 frame, size = item, len(item)

@@ -17,7 +17,9 @@ MIN_SECRET_BYTES = 32
 class Settings(BaseSettings):
     """The server's settings. Sizes in bytes, times in seconds, as their names say."""
 
-    model_config = SettingsConfigDict(env_prefix="SEATRIAL_", extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SEATRIAL_", extra="ignore", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     database_url: Annotated[
         SecretStr, Field(description="Postgres 15 to 18, as postgresql://user:password@host:port/database.")

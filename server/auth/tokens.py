@@ -16,7 +16,7 @@ LEEWAY_SECONDS = 30
 MAX_LIFE_SECONDS = 400 * 86_400
 """A token that claims to live longer is refused: an agent's is renewed each year."""
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _REQUIRED = ["iss", "aud", "sub", "org", "iat", "exp", "jti"]
 
 
@@ -81,7 +81,7 @@ class Tokens:
         if not token:
             raise TokenError("missing_token", "expected a bearer token")
         try:
-            claims: dict[str, Any] = jwt.decode(
+            decoded = jwt.decode_complete(
                 token,
                 self._secret,
                 algorithms=[ALGORITHM],
@@ -92,10 +92,16 @@ class Tokens:
             )
         except jwt.InvalidTokenError as error:
             raise TokenError("invalid_token", str(error)) from None
+        claims: dict[str, Any] = decoded["payload"]
+        if decoded["header"].get("typ") != "JWT":
+            raise TokenError("invalid_token", "header typ: expected JWT")
+        for claim in ("exp", "iat"):
+            if not isinstance(claims[claim], int | float):
+                raise TokenError("invalid_token", f"claim {claim}: expected a number of seconds")
         if claims["exp"] - claims["iat"] > MAX_LIFE_SECONDS:
             raise TokenError("invalid_token", "exp: too far from iat")
         for claim in ("sub", "org"):
-            if not isinstance(claims[claim], str) or not _NAME.match(claims[claim]):
+            if not isinstance(claims[claim], str) or not _NAME.fullmatch(claims[claim]):
                 raise TokenError("invalid_token", f"claim {claim}: expected 1 to 128 letters, digits, dots, - or _")
         return claims
 
@@ -109,6 +115,6 @@ def bearer(header: str | None) -> str | None:
 
 
 def _name(field: str, value: str) -> str:
-    if not _NAME.match(value):
+    if not _NAME.fullmatch(value):
         raise ValueError(f"{field} = {value!r}: expected 1 to 128 letters, digits, dots, - or _, the first no sign")
     return value

@@ -179,6 +179,12 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
             self._stop_message_timer()
         super().handle_cont(event)
 
+    def handle_close(self, event: Frame) -> None:
+        """A peer that closes and does not read is aborted: `close()` would wait for it."""
+        super().handle_close(event)
+        if not self.disconnected and self._abort_timer is None:
+            self._abort_timer = self.loop.call_later(ABORT_AFTER_SECONDS, self.abort)
+
     def keepalive_timeout(self) -> None:
         """A peer without a pong is aborted: `close()` would wait for it to read."""
         super().keepalive_timeout()

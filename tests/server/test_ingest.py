@@ -149,6 +149,42 @@ class TestOrder:
         assert rig.agent.socket.frames == []
 
 
+class TestUnreadable:
+    """Batches of which only the number could be read."""
+
+    async def test_the_expected_one_is_passed_over(self, rig: Rig) -> None:
+        """It is acknowledged in its turn with the reason, and the batches behind it are taken."""
+        rig.send()
+        rig.ingest.skip(rig.agent.session, 2, "at = -1: Expected `int` >= 0")
+        rig.send(seq=3)
+        assert rig.offered() == [1, 2, 3]
+
+        rig.lane.commit()
+
+        rejected = {"seq": 2, "row": "batch", "reason": "invalid_row", "detail": "at = -1: Expected `int` >= 0"}
+        assert rig.agent.socket.messages == [{"type": "ack", "seq": 3, "rejected": [rejected]}]
+        assert rig.counters.rows_rejected == {RejectReason.INVALID_ROW: 1}
+        assert rig.agent.session.progress.outstanding_batches == 0
+
+    @pytest.mark.parametrize("seq", [0, 1, 3, -1, 2**63 - 1])
+    async def test_any_other_is_not(self, rig: Rig, seq: int) -> None:
+        """A number that was received already, or skips others, changes nothing."""
+        rig.send()
+
+        rig.ingest.skip(rig.agent.session, seq, "")
+
+        assert rig.offered() == [1]
+        assert rig.agent.session.progress.received == 1
+
+    async def test_draining_passes_over_nothing(self, rig: Rig) -> None:
+        """While draining nothing is acknowledged that the next server should answer."""
+        rig.ingest.draining = True
+
+        rig.ingest.skip(rig.agent.session, 1, "")
+
+        assert rig.offered() == []
+
+
 class TestWindow:
     """How much may be on its way."""
 
@@ -443,6 +479,15 @@ class TestLive:
         assert [sample.at for sample in rig.live.samples] == [NOW]
         assert rig.offered() == [1]
         assert rig.agent.session.progress.received == 1
+
+    async def test_a_line_is_shown_once(self, rig: Rig) -> None:
+        """A line read again is stored with care and not shown again; the ones after it are."""
+        first, second = (Log(ref=0, at=NOW, line=i, stream="stdout", text="") for i in (0, 1))
+        rig.send(logs=(first,))
+        rig.send(logs=(first, second))
+
+        assert [line.line for _, line in rig.live.lines] == [0, 1]
+        assert [len(batch.log_rows) for batch in rig.lane.batches] == [1, 2]
 
     async def test_a_pulse_does_not_hinder_its_batch(self, rig: Rig) -> None:
         """The batch with the values that a pulse showed is stored like any other."""

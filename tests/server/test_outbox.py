@@ -1,108 +1,284 @@
-"""What waits for a subscriber that lags, without a socket."""
+"""The outbox of one subscriber: newest metrics, lines in order with exact gaps, and an end to patience."""
 
-import json
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from server.counters import Counters
 from server.outbox import Outbox
 from server.protocol.close_codes import CloseCode
-from tests.support.server import eventually
+from server.protocol.codec import encode
+from server.protocol.messages import Metrics, Sample
+from tests.support.sockets import ScriptedSocket
+
+PassSeconds = Callable[[float], None]
 
 
-class ScriptedSocket:
-    """Takes frames while it is open, and remembers them."""
+class Rig:
+    """An outbox over a socket that takes nothing, unless told."""
 
-    def __init__(self) -> None:
-        self.reading = True
-        self.frames: list[bytes] = []
-        self.closed: CloseCode | None = None
-        self.round_trip_seconds = 0.0
+    def __init__(self, limit_bytes: int = 1000, limit_seconds: float = 5.0, takes: int | None = 0) -> None:
+        self.socket = ScriptedSocket(takes=takes)
+        self.counters = Counters()
+        self.outbox = Outbox(self.socket, self.counters, limit_bytes=limit_bytes, limit_seconds=limit_seconds)
 
-    def try_send(self, frame: bytes) -> bool:
-        """Take a frame, if the peer reads."""
-        if self.reading:
-            self.frames.append(frame)
-        return self.reading
+    def closed(self) -> tuple[CloseCode, str] | None:
+        """How the socket was closed, if it was."""
+        return self.socket.closed
 
-    def close(self, code: CloseCode, reason: str = "") -> None:
-        """Remember why."""
-        assert reason
-        self.closed = code
-
-
-def outbox(limit_bytes: int = 1000, limit_seconds: float = 1000.0) -> tuple[ScriptedSocket, Outbox, Counters]:
-    """An outbox of a socket."""
-    socket, counters = ScriptedSocket(), Counters()
-    return socket, Outbox(socket, counters, limit_bytes=limit_bytes, limit_seconds=limit_seconds), counters
+    def take(self, frames: int | None = None) -> list[bytes]:
+        """Let the socket take some frames, or all; returns those it took."""
+        before = len(self.socket.frames)
+        self.socket.takes = frames
+        self.outbox.on_writable()
+        self.socket.takes = 0
+        return self.socket.frames[before:]
 
 
-async def test_a_reader_gets_frames_at_once() -> None:
-    """Nothing waits for who reads."""
-    socket, box, _ = outbox()
-    box.push(b"a")
-    box.push_metrics("m", b"b")
-    box.push_lines("l", b"c", 1)
-
-    assert socket.frames == [b"a", b"b", b"c"]
-    assert box.waiting_bytes == 0
+def gap(dropped: int, topic: str = "logs:1") -> bytes:
+    """A gap as it is sent."""
+    return b'{"type":"gap","topic":"%s","dropped":%d}' % (topic.encode(), dropped)
 
 
-async def test_the_newest_metric_takes_the_place_of_the_one_that_waits() -> None:
-    """Per series one frame waits, the newest, at the place of the first."""
-    socket, box, counters = outbox()
-    socket.reading = False
-    box.push_metrics("m", b"old")
-    box.push(b"event")
-    box.push_metrics("m", b"newer")
-    box.push_metrics("n", b"other")
-    socket.reading = True
-    box.on_writable()
+class TestOrder:
+    """Frames of a socket that keeps up, and of one that comes back."""
 
-    assert socket.frames == [b"newer", b"event", b"other"]
-    assert counters.live_metrics_conflated == 1
-    assert box.waiting_bytes == 0
+    async def test_who_keeps_up_gets_each_frame_at_once(self) -> None:
+        """Nothing waits while the socket takes frames."""
+        rig = Rig(takes=None)
+        rig.outbox.push(b"a")
+        rig.outbox.push_metrics("host:1", b"b")
+        rig.outbox.push_lines("logs:1", b"c", 1)
 
+        assert rig.socket.frames == [b"a", b"b", b"c"]
+        assert rig.outbox.waiting_bytes == 0
+        assert rig.counters.live_frames_sent == 3
 
-async def test_lines_past_the_bound_become_one_gap_at_their_place() -> None:
-    """Lines keep their order; those that did not fit are counted in a gap that stands where they were."""
-    socket, box, counters = outbox(limit_bytes=250)
-    socket.reading = False
-    box.push_lines("l", b"1" * 100, 1)
-    box.push_lines("l", b"2" * 200, 2)
-    box.push_lines("l", b"3" * 200, 3)
-    socket.reading = True
-    box.on_writable()
-    box.push_lines("l", b"4", 1)
+    async def test_what_waits_leaves_in_order(self) -> None:
+        """Frames leave as they came, as many as the socket takes, and nothing overtakes what waits."""
+        rig = Rig()
+        for frame in (b"a", b"bb", b"c"):
+            rig.outbox.push(frame)
+        assert rig.outbox.waiting_bytes == 4
 
-    assert [socket.frames[0], socket.frames[2]] == [b"1" * 100, b"4"]
-    assert json.loads(socket.frames[1]) == {"type": "gap", "topic": "l", "dropped": 5}
-    assert counters.live_lines_dropped == 5
+        assert rig.take(1) == [b"a"]
+        rig.socket.takes = None
+        rig.outbox.push(b"d")
+        assert rig.socket.frames == [b"a"]
+        assert rig.take() == [b"bb", b"c", b"d"]
+        assert rig.outbox.waiting_bytes == 0
 
 
-async def test_what_must_not_be_lost_closes_past_the_bound() -> None:
-    """An event that does not fit ends the subscriber, and frees what waited."""
-    socket, box, _ = outbox(limit_bytes=10)
-    socket.reading = False
-    box.push(b"12345678")
-    box.push(b"12345678")
+class TestMetrics:
+    """Only the newest of a series."""
 
-    assert socket.closed is CloseCode.SLOW_CONSUMER
-    assert (box.waiting_bytes, box.closed) == (0, True)
-    box.push(b"more")
-    assert box.waiting_bytes == 0
+    async def test_the_newest_takes_the_place_of_the_one_that_waits(self) -> None:
+        """A series has one frame waiting, the newest, where its first one stood; the others are counted."""
+        rig = Rig()
+        rig.outbox.push_metrics("host:1", b"one")
+        rig.outbox.push(b"event")
+        rig.outbox.push_metrics("host:2", b"other")
+        rig.outbox.push_metrics("host:1", b"second")
+        rig.outbox.push_metrics("host:1", b"third!")
+
+        assert rig.outbox.waiting_bytes == len(b"third!") + len(b"event") + len(b"other")
+        assert rig.take() == [b"third!", b"event", b"other"]
+        assert rig.counters.live_metrics_conflated == 2
+        assert rig.outbox.waiting_bytes == 0
+
+    async def test_a_newer_frame_keeps_the_containers_that_it_lacks(self) -> None:
+        """Of each container the newest sample waits, in whichever of a host's frames it came."""
+        rig = Rig()
+
+        def push(at: int, *containers: str) -> None:
+            samples = tuple(Sample(container=name, at=at) for name in containers)
+            rig.outbox.push_metrics("host:1", encode(Metrics(topic="host:1", samples=samples)), samples)
+
+        push(1, "a", "b", "c")
+        push(2, "b")
+        push(3, "c", "d")
+
+        waiting = rig.outbox.waiting_bytes
+        (frame,) = rig.take()
+        assert len(frame) == waiting
+        found = {sample["container"]: sample["at"] for sample in rig.socket.messages[0]["samples"]}
+        assert found == {"a": 1, "b": 2, "c": 3, "d": 3}
+        assert rig.counters.live_metrics_conflated == 2
+
+    async def test_a_series_waits_again_after_it_left(self) -> None:
+        """Once its frame is out the next one of a series queues behind what waits."""
+        rig = Rig()
+        rig.outbox.push_metrics("host:1", b"one")
+        rig.outbox.push(b"event")
+        assert rig.take(1) == [b"one"]
+
+        rig.outbox.push_metrics("host:1", b"two")
+
+        assert rig.take() == [b"event", b"two"]
+        assert rig.counters.live_metrics_conflated == 0
+
+    async def test_past_the_bound_a_new_series_is_left_out(self) -> None:
+        """A sample that does not fit is dropped and counted; the next one comes anyway."""
+        rig = Rig(limit_bytes=10)
+        rig.outbox.push(b"x" * 8)
+        rig.outbox.push_metrics("host:1", b"abc")
+
+        assert rig.outbox.waiting_bytes == 8
+        assert rig.counters.live_metrics_conflated == 1
+        assert rig.closed() is None
 
 
-async def test_standing_still_closes() -> None:
-    """A subscriber that takes nothing for too long is given up; one with nothing waiting is not."""
-    socket, box, _ = outbox(limit_seconds=0.0)
-    box.tick()
-    assert socket.closed is None
-    socket.reading = False
-    box.push(b"x")
+class TestLines:
+    """Never out of order, and what is missing is told where it is missing."""
 
-    def gave_up() -> bool:
-        box.tick()
-        return box.closed
+    async def test_a_gap_stands_where_the_lines_were(self) -> None:
+        """Lines past the bound are counted exactly into one gap between those before and those after."""
+        rig = Rig(limit_bytes=150)
+        first, fourth = b"1" * 120, b"4" * 30
+        rig.outbox.push_lines("logs:1", first, 9)
+        rig.outbox.push_lines("logs:1", b"2" * 40, 5)
+        rig.outbox.push_lines("logs:1", b"3" * 40, 7)
+        assert rig.take(1) == [first]
+        rig.outbox.push_lines("logs:1", fourth, 1)
 
-    await eventually(gave_up, "given up")
+        assert rig.take() == [gap(12), fourth]
+        assert rig.counters.live_lines_dropped == 12
+        assert rig.outbox.waiting_bytes == 0
 
-    assert [socket.closed] == [CloseCode.SLOW_CONSUMER]
+    async def test_topics_have_gaps_of_their_own(self) -> None:
+        """Each topic's gap names it, in the order in which they began."""
+        rig = Rig(limit_bytes=5)
+        rig.outbox.push(b"event")
+        rig.outbox.push_lines("logs:1", b"a", 1)
+        rig.outbox.push_lines("logs:2", b"b", 2)
+        rig.outbox.push_lines("logs:1", b"c", 3)
+
+        assert rig.take() == [b"event", gap(4), gap(2, "logs:2")]
+        assert rig.outbox.waiting_bytes == 0
+
+    async def test_a_short_line_does_not_slip_past_a_gap(self) -> None:
+        """While a gap is being sent nothing of its topic is sent at once."""
+        rig = Rig(limit_bytes=5)
+        rig.outbox.push(b"event")
+        rig.outbox.push_lines("logs:1", b"x" * 6, 1)
+        rig.socket.takes = None
+
+        rig.outbox.push_lines("logs:1", b"y", 1)
+
+        assert rig.socket.frames == []
+        rig.outbox.on_writable()
+        assert rig.socket.frames == [b"event", gap(2)]
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from("pw"), st.integers(1, 4)), max_size=60))
+    def test_every_line_arrives_or_is_counted_in_its_place(self, steps: list[tuple[str, int]]) -> None:
+        """Whatever the reader does: lines arrive in order, and each gap is exactly as long as what is missing there."""
+
+        async def play() -> list[dict[str, Any]]:
+            rig = Rig(limit_bytes=150)
+            number = 0
+            for kind, count in steps:
+                if kind == "p":
+                    numbers = list(range(number, number + count))
+                    number += count
+                    rig.outbox.push_lines("logs:1", b'{"lines":%s}' % str(numbers).encode(), count)
+                    assert rig.outbox.waiting_bytes <= 150 + 2 * 100
+                else:
+                    rig.take(count)
+            rig.take()
+            assert rig.outbox.waiting_bytes == 0
+            assert rig.closed() is None
+            return [*rig.socket.messages, {"lines": [number]}]
+
+        expected = 0
+        for message in asyncio.run(play()):
+            if "dropped" in message:
+                expected += message["dropped"]
+            else:
+                assert message["lines"][0] == expected
+                expected = message["lines"][-1] + 1
+
+
+class TestPatience:
+    """Who does not read is let go."""
+
+    async def test_past_the_bound_the_subscriber_is_closed_and_freed(self) -> None:
+        """What must not be lost and does not fit ends the subscriber with 4008; everything that waited is freed."""
+        rig = Rig(limit_bytes=10)
+        rig.outbox.push(b"x" * 10)
+        rig.outbox.push_metrics("host:1", b"")
+        assert rig.closed() is None
+
+        rig.outbox.push(b"y")
+
+        assert rig.closed() == (CloseCode.SLOW_CONSUMER, "more than 10 bytes were waiting")
+        assert rig.outbox.waiting_bytes == 0
+        rig.outbox.push(b"a")
+        rig.outbox.push_metrics("host:1", b"b")
+        rig.outbox.push_lines("logs:1", b"c", 1)
+        assert (rig.take(), rig.outbox.waiting_bytes) == ([], 0)
+
+    async def test_standing_still_ends_it(self, pass_seconds: PassSeconds) -> None:
+        """A subscriber that takes nothing for the limit is closed; until then it is not."""
+        rig = Rig(limit_seconds=5)
+        rig.outbox.push(b"a")
+        pass_seconds(4.5)
+        rig.outbox.tick()
+        assert rig.closed() is None
+
+        pass_seconds(1)
+        rig.outbox.tick()
+
+        assert rig.closed() == (CloseCode.SLOW_CONSUMER, "nothing was read for 5 s")
+        assert rig.outbox.waiting_bytes == 0
+
+    async def test_a_slow_reader_that_reads_is_kept(self, pass_seconds: PassSeconds) -> None:
+        """One frame within the limit is enough to be waited for again."""
+        rig = Rig(limit_seconds=5)
+        for _ in range(4):
+            rig.outbox.push(b"a")
+        for _ in range(3):
+            pass_seconds(4)
+            assert rig.take(1) == [b"a"]
+            rig.outbox.tick()
+
+        assert rig.closed() is None
+
+    async def test_silence_is_not_standing_still(self, pass_seconds: PassSeconds) -> None:
+        """A subscriber for which nothing waits is never closed, and its time begins anew with the next frame."""
+        rig = Rig(limit_seconds=5)
+        rig.outbox.push(b"a")
+        rig.take()
+        pass_seconds(1000)
+        rig.outbox.tick()
+        rig.outbox.push(b"b")
+        pass_seconds(4)
+        rig.outbox.tick()
+
+        assert rig.closed() is None
+
+    async def test_a_tick_sends_what_can_be_sent(self) -> None:
+        """A lost wake-up costs a second, not the frame."""
+        rig = Rig()
+        rig.outbox.push(b"a")
+        rig.socket.takes = None
+
+        rig.outbox.tick()
+
+        assert rig.socket.frames == [b"a"]
+
+    @pytest.mark.parametrize("times", [1, 2])
+    async def test_clear_frees_without_closing(self, times: int) -> None:
+        """A socket that is gone needs no close; clearing twice does no harm."""
+        rig = Rig()
+        rig.outbox.push(b"a")
+        for _ in range(times):
+            rig.outbox.clear()
+
+        assert (rig.outbox.waiting_bytes, rig.closed()) == (0, None)
+        rig.outbox.fail("late")
+        assert rig.closed() is None

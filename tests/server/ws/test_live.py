@@ -373,6 +373,7 @@ class TestOperations:
         from server.logs import redact
 
         caplog.set_level("DEBUG")
+        caplog.set_level("DEBUG", logger="uvicorn.error")  # another test's server may have silenced it
         token = server.user_token()
         ticket = (await server.post("/api/live-tickets", token)).json()["ticket"]
         async with server.live(query=f"ticket={ticket}") as live:
