@@ -90,7 +90,8 @@ class Tokens:
                 leeway=LEEWAY_SECONDS,
                 options={"require": _REQUIRED},
             )
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, ValueError, OverflowError) as error:
+            # The last two: text that is not UTF-8, times beyond all bounds.
             raise TokenError("invalid_token", str(error)) from None
         claims: dict[str, Any] = decoded["payload"]
         if decoded["header"].get("typ") != "JWT":

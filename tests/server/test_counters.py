@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -90,8 +91,6 @@ def test_a_histogram_is_cumulative() -> None:
 
 def test_buckets_are_a_quarter_apart() -> None:
     """A percentile read from the buckets is off by at most a quarter, from half a millisecond to 40 s."""
-    pairs = zip(DURATION_BUCKETS_SECONDS, DURATION_BUCKETS_SECONDS[1:], strict=False)
-
-    assert all(1 < upper / lower < 1.26 for lower, upper in pairs)
+    assert all(1 < upper / lower < 1.26 for lower, upper in pairwise(DURATION_BUCKETS_SECONDS))
     assert DURATION_BUCKETS_SECONDS[0] == 0.0005
     assert DURATION_BUCKETS_SECONDS[-1] > 40

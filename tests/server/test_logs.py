@@ -1,8 +1,9 @@
 """Logs: one JSON object a line, and no secret in any of them."""
 
+import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,22 +15,42 @@ from server.logs import redact
 JWT = Tokens("a-secret-of-the-tests-that-is-long-enough").mint_agent(org="o", host="h", seconds=60)
 TICKET = "q3ZkCANARYx-_9"
 
-Written = Callable[[], list[dict[str, Any]]]
+
+class Written:
+    """Logging as the server configures it, into memory."""
+
+    def __init__(self) -> None:
+        self._stream = io.StringIO()
+
+    def configure(self, level: str, form: str) -> None:
+        """Configure logging, and look at what it writes."""
+        logs.configure(level, form)
+        (handler,) = logging.getLogger().handlers
+        assert isinstance(handler, logging.StreamHandler)
+        handler.setStream(self._stream)
+
+    @property
+    def text(self) -> str:
+        """All that was written."""
+        return self._stream.getvalue()
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The records, one of each line."""
+        return [json.loads(line) for line in self.text.split("\n")[:-1]]
 
 
 @pytest.fixture
-def written(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
-    """The records written to standard error since logging was configured as JSON."""
-    root = logging.getLogger()
-    uvicorn = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "uvicorn.access")]
-    before = root.handlers[:], root.level, [(logger.handlers[:], logger.propagate, logger.level) for logger in uvicorn]
-    logs.configure("debug", "json")
-    yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    root.handlers[:], level, loggers = before
-    root.setLevel(level)
-    for logger, (handlers, propagate, logger_level) in zip(uvicorn, loggers, strict=True):
+def written() -> Iterator[Written]:
+    """JSON from `debug` up; logging is afterwards as it was."""
+    loggers = [logging.getLogger(name) for name in (None, "uvicorn", "uvicorn.error", "uvicorn.access")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    written = Written()
+    written.configure("debug", "json")
+    yield written
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
         logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(logger_level)
+        logger.setLevel(level)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +91,7 @@ def test_no_way_into_a_record_leads_a_secret_out(written: Written) -> None:
         log.exception("failed")
     logging.getLogger("uvicorn.error").info('"WebSocket /ws/live?ticket=%s" [accepted]', TICKET)
 
-    records = written()
+    records = written.records
 
     assert len(records) == 6
     text = json.dumps(records)
@@ -85,7 +106,7 @@ def test_a_record_is_one_line_whatever_is_in_it(written: Written) -> None:
     hostile = 'web\r\n{"level":"error","event":"fake"}\x1b[2J\u2028\x00'
     logging.getLogger("seatrial.test").warning("container %s", hostile, extra={"container": hostile})
 
-    (record,) = written()
+    (record,) = written.records
 
     assert record["container"] == hostile
     assert record["event"] == f"container {hostile}"
@@ -96,7 +117,7 @@ def test_values_keep_their_kind(written: Written) -> None:
     """Numbers stay numbers, lists lists; a time stands in each record."""
     logging.getLogger("seatrial.test").info("x", extra={"n": 5, "f": 0.5, "none": None, "list": [1, "a"], "yes": True})
 
-    (record,) = written()
+    (record,) = written.records
 
     assert {key: record[key] for key in ("n", "f", "none", "list", "yes")} == {
         "n": 5, "f": 0.5, "none": None, "list": [1, "a"], "yes": True,
@@ -104,24 +125,20 @@ def test_values_keep_their_kind(written: Written) -> None:
     assert record["timestamp"].endswith("Z")
 
 
-def test_uvicorns_lines_per_connection_are_left_out(written: Written, capsys: pytest.CaptureFixture[str]) -> None:
+def test_uvicorns_lines_per_connection_are_left_out(written: Written) -> None:
     """From `info` up uvicorn only speaks when something is wrong."""
-    logs.configure("info", "json")
+    written.configure("info", "json")
     logging.getLogger("uvicorn.error").info("connection open")
     logging.getLogger("uvicorn.error").error("something is wrong")
     logging.getLogger("seatrial.test").debug("too much")
 
-    assert [record["event"] for record in written()] == ["something is wrong"]
-    assert capsys.readouterr().err == ""
+    assert [record["event"] for record in written.records] == ["something is wrong"]
 
 
-def test_the_console_form_is_redacted_too(written: Written, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_console_form_is_redacted_too(written: Written) -> None:
     """Lines for people hold no secret either."""
-    logs.configure("info", "console")
+    written.configure("info", "console")
     logging.getLogger("seatrial.test").info("opened ?ticket=%s", TICKET, extra={"token": TICKET})
 
-    text = capsys.readouterr().err
-
-    assert "opened ?ticket=[redacted]" in text
-    assert TICKET not in text
-    assert callable(written)
+    assert "opened ?ticket=[redacted]" in written.text
+    assert TICKET not in written.text
