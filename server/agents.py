@@ -100,7 +100,7 @@ class Progress:
 
     __slots__ = (
         "acked", "epoch", "on_change", "outstanding_batches", "outstanding_bytes", "received", "rejected", "rejected_more",
-        "suspect",
+        "suspect", "told",
     )  # fmt: skip
 
     def __init__(self, epoch: str, acked: int = 0) -> None:
@@ -111,6 +111,8 @@ class Progress:
         self.outstanding_bytes = 0
         self.rejected: list[Rejected] = []
         self.rejected_more: Counter[str] = Counter()
+        self.told: list[Rejected] = []
+        """The rejections that an ack named last: its socket may have broken before the agent read it."""
         self.suspect = False
         """It produced a duplicate: its rows are merged, not copied, from then on."""
         self.on_change: Callable[[], None] | None = None
@@ -130,9 +132,16 @@ class Progress:
     def take_ack(self) -> Ack:
         """The cumulative ack with the rejections since the one before."""
         ack = Ack(seq=self.acked, rejected=tuple(self.rejected), rejected_more=dict(self.rejected_more))
+        if self.rejected:
+            self.told = self.rejected
         self.rejected = []
         self.rejected_more.clear()
         return ack
+
+    def tell_again(self) -> None:
+        """A new connection: name once more what the one before may not have carried. (seq, row) tells a repetition."""
+        self.rejected += self.told[: REJECTED_SHOWN - len(self.rejected)]
+        self.told = []
 
     def restore(self, ack: Ack) -> None:
         """Put back what `take_ack` took: it was not sent."""
@@ -280,7 +289,19 @@ class Registry:
             record = self.records[key] = AgentRecord(org, host, container_id(org, host, "") % self._lanes)
         return record
 
+    def restore(self, org: str, host: str, info: Container) -> None:
+        """A container that the database knows as present: the next full list that lacks it removes it."""
+        record = self.record(org, host)
+        container = TrackedContainer(org, host, info)
+        if self.by_container.setdefault(container.id, record) is record:
+            record.by_id[container.id] = container
+
     # -- connections
+
+    def is_connected(self, org: str, host: str) -> bool:
+        """Whether the host's agent has a connection now."""
+        record = self.records.get((org, host))
+        return record is not None and record.session is not None
 
     def connect(self, org: str, host: str, hello: Hello, socket: Socket) -> tuple[Session, list[Error]]:
         """Admit a connection, take over an older one of the same machine, and take its containers.
@@ -296,6 +317,7 @@ class Registry:
         now = asyncio.get_running_loop().time()
         if hello.epoch != record.progress.epoch:
             self._begin_epoch(record, hello.epoch)
+        record.progress.tell_again()
         self._sessions += 1
         session = Session(
             id=f"{self._sessions:x}-{now_us():x}", socket=socket, record=record, progress=record.progress,

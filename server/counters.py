@@ -72,6 +72,7 @@ class Counters:
     log_rows_pruned: int = 0
     container_collisions: int = 0
     containers_forgotten: int = 0
+    directory_rows_refused: int = 0
     flush_seconds: Histogram = field(default_factory=Histogram)
     prune_seconds: Histogram = field(default_factory=Histogram)
 
@@ -95,6 +96,7 @@ _TOTALS = {
     "metric_rows_pruned": "Samples removed by retention",
     "log_rows_pruned": "Log lines removed by retention",
     "container_collisions": "Containers refused because their 63-bit id is taken",
+    "directory_rows_refused": "Hosts and containers that Postgres refused to store",
     "containers_forgotten": "Containers dropped from memory after they were gone for the retention",
 }
 _LABELLED = {

@@ -1,6 +1,6 @@
 """Who watches what. Publishing is a plain call: encoded once per topic, and not at all where nobody watches."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 
 from server.agents import AgentRecord, Registry, TrackedContainer, now_us
@@ -15,36 +15,51 @@ from server.protocol.messages import (
     Sample,
     Snapshot,
 )
+from server.rows import LINE_OVERHEAD_BYTES
 
 TopicKey = tuple[str, str]
 """Organisation and topic: the same topic of two tenants is two keys."""
 
-HELD_LINES = 10_000
-"""Lines kept for a subscription whose tail is being read; past them the oldest are dropped into a gap."""
+HELD_BYTES = 256 * 1024
+"""Default bound of the lines kept for a subscription whose tail is being read; past it the oldest become a gap."""
 
 
 class Subscription:
     """One subscriber's interest in one topic."""
 
-    __slots__ = ("dropped", "held", "key", "outbox", "paused", "topic")
+    __slots__ = ("_held_bytes", "_held_limit_bytes", "dropped", "held", "key", "outbox", "paused", "topic")
 
-    def __init__(self, key: TopicKey, outbox: Outbox) -> None:
+    def __init__(self, key: TopicKey, outbox: Outbox, *, held_bytes: int = HELD_BYTES) -> None:
         self.key = key
+        self._held_limit_bytes = held_bytes
+        self._held_bytes = 0
         self.topic = key[1]
         self.outbox = outbox
         self.paused = False
-        self.held: list[LogLine] | None = None
+        self.held: deque[LogLine] | None = None
         """Lines that came while the tail is read, in order; None: pass them on."""
         self.dropped = 0
         """Lines that did not fit into `held`."""
 
     def hold(self) -> None:
         """Keep live lines back until the tail is out."""
-        self.held, self.dropped = [], 0
+        self.held, self.dropped, self._held_bytes = deque(), 0, 0
+
+    def keep(self, lines: Iterable[LogLine]) -> None:
+        """Hold lines that came; past the bound the oldest are dropped into a gap."""
+        held = self.held
+        if held is None:
+            return
+        for line in lines:
+            held.append(line)
+            self._held_bytes += line_bytes(line)
+        while self._held_bytes > self._held_limit_bytes:
+            self._held_bytes -= line_bytes(held.popleft())
+            self.dropped += 1
 
     def release(self, seen: set[tuple[int, int]]) -> list[LogLine]:
         """Stop holding; returns the lines that are not among `seen` = (at, line)."""
-        held, self.held = self.held or [], None
+        held, self.held = self.held or (), None
         return [line for line in held if (line.at, line.line) not in seen]
 
 
@@ -106,7 +121,7 @@ class Hub:
             if subscription.paused:
                 continue
             if subscription.held is not None:
-                _hold(subscription, lines)
+                subscription.keep(lines)
                 continue
             if frame is None:
                 frame = encode(Logs(topic=subscription.topic, lines=tuple(lines)))
@@ -172,11 +187,6 @@ def _wants_samples(topic: str) -> int:
     return int(topic.startswith(("host:", "container:")))
 
 
-def _hold(subscription: Subscription, lines: list[LogLine]) -> None:
-    held = subscription.held
-    if held is None:
-        return
-    held += lines
-    if (excess := len(held) - HELD_LINES) > 0:
-        del held[:excess]
-        subscription.dropped += excess
+def line_bytes(line: LogLine) -> int:
+    """What a line takes of a buffer, about."""
+    return len(line.text) + LINE_OVERHEAD_BYTES

@@ -98,6 +98,14 @@ class Outbox:
             gap = self._gaps[topic] = _GapMark(topic, lines)
             self._append(gap, _GAP_BYTES)
 
+    def discard(self, topic: str) -> None:
+        """Drop the metrics of a topic that wait: a snapshot follows that is newer, or nobody wants them any more."""
+        old = self._newest.pop(topic, None)
+        if old is not None:
+            self._counters.live_metrics_conflated += 1
+            self._waiting.remove(topic)
+            self.waiting_bytes -= len(old.frame)
+
     def on_writable(self) -> None:
         """The socket takes frames again."""
         while self._waiting:

@@ -29,6 +29,9 @@ STREAMS: Final = ("stdout", "stderr")
 """A log line's stream as stored: its index here."""
 _STREAM_NUMBER = {name: number for number, name in enumerate(STREAMS)}
 
+LINE_OVERHEAD_BYTES: Final = 150
+"""What a log line costs beside its text, on the wire to a browser and in memory, about."""
+
 ROW_OVERHEAD_BYTES: Final = 41
 """A bytes object and its place in a list, beside its content: what a row costs the memory budget."""
 

@@ -1,7 +1,8 @@
 """What is known of hosts and containers, written behind: the hot path never looks anything up.
 
-Once a second everything that changed goes to the database in two statements; while the database is away changes gather
-(bounded by the containers there are) and new containers are accepted all the same. The progress of an epoch is written
+Once a second everything that changed goes to the database in a few statements; while the database is away changes gather
+(bounded by the containers there are) and new containers are accepted all the same. A record that Postgres refuses is left
+out and named in the log; those of others are written. The progress of an epoch is written
 here too, after the commits it tells of: at most 5 s behind, never ahead.
 """
 
@@ -9,6 +10,7 @@ import asyncio
 import json
 import logging
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 
@@ -17,9 +19,13 @@ from server.counters import Counters
 from server.db.pool import Database
 from server.db.storage.plain import to_datetime, to_micros
 from server.errors import DatabaseDownError
-from server.protocol.messages import Hello
+from server.protocol.messages import Container, Hello
 
 WRITE_EVERY_SECONDS = 1.0
+_ROWS = 1_000
+"""Records a statement: bounds its time, and halving a refused one its repetitions."""
+_ROW_FAULTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+"""SQLSTATE classes 22, 23 and 54: this record, not this moment."""
 
 _log = logging.getLogger("seatrial.db")
 
@@ -32,6 +38,7 @@ _UPSERT_HOSTS = """
         cores = excluded.cores, epoch = excluded.epoch, last_seen = excluded.last_seen,
         acked_seq = CASE WHEN h.epoch = excluded.epoch THEN greatest(h.acked_seq, excluded.acked_seq)
                          ELSE excluded.acked_seq END
+    RETURNING org
 """
 _UPSERT_CONTAINERS = """
     INSERT INTO container AS c (container_id, org, host, docker_id, name, series, image, state, labels,
@@ -60,6 +67,14 @@ class Directory:
         """Take every host's newest epoch and progress into the registry: hellos then need no look-up."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch("SELECT * FROM host")
+            containers = await connection.fetch("SELECT * FROM container WHERE removed_at IS NULL")
+        for row in containers:
+            # Its number of then means nothing in the epoch to come.
+            info = Container(
+                ref=0, id=row["docker_id"], name=row["name"], image=row["image"], state=row["state"],
+                labels=json.loads(row["labels"]), memory_limit_bytes=row["memory_limit_bytes"], protected=row["protected"],
+            )  # fmt: skip
+            self._registry.restore(row["org"], row["host"], info)
         for row in rows:
             record = self._registry.record(row["org"], row["host"])
             record.progress.epoch = str(row["epoch"])
@@ -104,27 +119,47 @@ class Directory:
             return False
         return True
 
+    async def _execute(self, connection: asyncpg.Connection, statement: str, rows: list[tuple[Any, ...]]) -> set[Any]:
+        """Write rows; what Postgres refuses is halved until it stands alone, and left out.
+
+        Returns the first column of those that it passed over without an error: their key is another's.
+        """
+        passed_over: set[Any] = set()
+        waiting = [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
+        while waiting:
+            part = waiting.pop()
+            try:
+                async with connection.transaction():  # a savepoint: the transaction outside goes on
+                    found = await connection.fetch(statement, *map(list, zip(*part, strict=True)))
+                passed_over |= {row[0] for row in part} - {row[0] for row in found}
+            except _ROW_FAULTS as error:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    waiting += [part[:middle], part[middle:]]
+                    continue
+                self._counters.directory_rows_refused += 1
+                _log.error("not written", extra={"record": part[0][:4], "error": f"{error.sqlstate}: {error}"})
+        return passed_over
+
     async def _write_hosts(self, connection: asyncpg.Connection, records: list[AgentRecord]) -> None:
-        rows = [
+        rows: list[tuple[Any, ...]] = [
             (r.org, r.host, h.machine_id, h.hostname, h.agent_version, h.cores, r.progress.epoch, r.progress.acked,
              to_datetime(r.seen_us()))
             for r in records if (h := r.hello) is not None
         ]  # fmt: skip
-        await connection.execute(_UPSERT_HOSTS, *map(list, zip(*rows, strict=True)))
+        await self._execute(connection, _UPSERT_HOSTS, rows)
 
     async def _write_containers(
         self, connection: asyncpg.Connection, containers: list[tuple[AgentRecord, TrackedContainer]]
     ) -> None:
         if not containers:
             return
-        rows = [
+        rows: list[tuple[Any, ...]] = [
             (c.id, r.org, r.host, c.info.id, c.info.name, c.series, c.info.image, c.info.state, json.dumps(c.info.labels),
              c.info.memory_limit_bytes, c.info.protected, _moment(c.removed_at))
             for r, c in containers
         ]  # fmt: skip
-        written = await connection.fetch(_UPSERT_CONTAINERS, *map(list, zip(*rows, strict=True)))
-        if len(written) < len(rows):
-            lost = {row[0] for row in rows} - {row["container_id"] for row in written}
+        if lost := await self._execute(connection, _UPSERT_CONTAINERS, rows):
             self._counters.container_collisions += len(lost)
             _log.error("container ids taken by other containers", extra={"container_ids": sorted(lost)})
 

@@ -54,18 +54,18 @@ class History:
             )
         return found is not None
 
-    async def tail(self, container_id: int, lines: int) -> list[LogLine]:
-        """The last lines of a container, oldest first."""
+    async def tail(self, container_id: int, lines: int, most_bytes: int) -> list[LogLine]:
+        """The last lines of a container that fit into `most_bytes`, oldest first."""
         async with self._database.acquire() as connection:
-            return _lines(await self._storage.tail_logs(connection, container_id, lines))
+            return _lines(await self._storage.tail_logs(connection, container_id, lines, most_bytes))
 
-    async def lines_after(self, container_id: int, after: tuple[int, int], limit: int) -> tuple[list[LogLine], int]:
-        """The last `limit` lines that follow (at, line), and how many before those were left out."""
-        async with self._database.acquire() as connection:
-            rows = await self._storage.tail_logs(connection, container_id, limit, after)
-            skipped = 0
-            if len(rows) == limit:
-                skipped = max(0, await self._storage.count_logs(connection, container_id, after) - limit)
+    async def lines_after(
+        self, container_id: int, after: tuple[int, int], limit: int, most_bytes: int
+    ) -> tuple[list[LogLine], int]:
+        """The last `limit` lines after (at, line) that fit into `most_bytes`, and how many before those were left out."""
+        async with self._database.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+            rows = await self._storage.tail_logs(connection, container_id, limit, most_bytes, after)
+            skipped = await self._storage.count_logs(connection, container_id, after) - len(rows)
         return _lines(rows), skipped
 
 

@@ -33,7 +33,12 @@ Ref = Annotated[
 Bytes = Annotated[int, Meta(ge=0, le=MAX_INT64, description="A number of bytes")]
 Uuid = Annotated[
     str,
-    Meta(pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$", description="A UUID in lower case"),
+    # The length too: `$` alone would let a line end pass.
+    Meta(
+        pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+        max_length=36,
+        description="A UUID in lower case",
+    ),
 ]
 ActionId = Annotated[str, Meta(min_length=1, max_length=64)]
 ShortText = Annotated[str, Meta(max_length=255)]
@@ -56,7 +61,9 @@ class Container(Struct, kw_only=True, frozen=True, omit_defaults=True):
     """A container as its host reports it."""
 
     ref: Ref
-    id: Annotated[str, Meta(pattern="^[a-f0-9]{64}$", description="Docker's full id, scoped to the host")]
+    id: Annotated[
+        str, Meta(pattern="^[a-f0-9]{64}$", max_length=64, description="Docker's full id, scoped to the host")
+    ]
     name: Annotated[str, Meta(min_length=1, max_length=255)]
     image: Annotated[str, Meta(max_length=512)]
     state: Annotated[

@@ -57,17 +57,28 @@ class AgentEndpoint:
         self._registry = registry
         self._ingest = ingest
         self._counters = counters
+        self._greeting = 0
+        """Upgraded, no hello yet."""
 
     async def __call__(self, ws: WebSocket) -> None:
         """Serve one connection."""
         agent = await self._admit(ws)
         if agent is None:
             return
-        await ws.accept(subprotocol=AGENT_SUBPROTOCOL)
-        socket = connection(ws)
+        # Counted in the step that checked the limit: a thousand that dial at once do not pass it together.
+        self._greeting += 1
+        try:
+            await ws.accept(subprotocol=AGENT_SUBPROTOCOL)
+            socket = connection(ws)
+        except BaseException:
+            self._greeting -= 1
+            raise
         session: Session | None = None
         try:
-            session = await self._greet(ws, socket, agent)
+            try:
+                session = await self._greet(ws, socket, agent)
+            finally:
+                self._greeting -= 1
             if session is not None:
                 await self._serve(ws, socket, session, agent)
         except PeerError as error:
@@ -91,16 +102,23 @@ class AgentEndpoint:
             await no(503, "draining", "the server is about to stop", Retry_After="5")
         elif "origin" in ws.headers:
             await no(403, "origin", "agents send no Origin header; browsers use /ws/live")
-        elif self._registry.connected >= self._settings.max_agents:
-            await no(503, "agents", f"{self._settings.max_agents} agents are connected", Retry_After="30")
         elif not offers(ws, AGENT_SUBPROTOCOL):
             await no(400, "subprotocol", f"expected Sec-WebSocket-Protocol: {AGENT_SUBPROTOCOL}")
         else:
             try:
-                return self._tokens.agent(bearer(ws.headers.get("authorization")))
+                agent = self._tokens.agent(bearer(ws.headers.get("authorization")))
             except TokenError as error:
                 await no(401, error.reason, str(error), WWW_Authenticate="Bearer")
+                return None
+            if self._is_full() and not self._registry.is_connected(agent.org, agent.host):
+                await no(503, "agents", f"{self._settings.max_agents} agents are connected", Retry_After="30")
+                return None
+            return agent
         return None
+
+    def _is_full(self) -> bool:
+        """Whether there is no room for one more agent; one that takes its own connection over needs none."""
+        return self._registry.connected + self._greeting >= self._settings.max_agents
 
     async def _greet(self, ws: WebSocket, socket: GuardedWebSocket, agent: Agent) -> Session | None:
         """Wait for hello and answer it."""
@@ -136,6 +154,8 @@ class AgentEndpoint:
         self._welcome(socket, session)
         for error in (*_bad_containers(decoded), *errors):
             send_error(socket, self._counters, error)
+        if session.progress.rejected:
+            session.record.send_ack()
         for result in hello.unacknowledged_results:
             self._result(socket, result.action_id)
         _log.debug(

@@ -182,19 +182,18 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
     def handle_close(self, event: Frame) -> None:
         """A peer that closes and does not read is aborted: `close()` would wait for it."""
         super().handle_close(event)
-        if not self.disconnected and self._abort_timer is None:
-            self._abort_timer = self.loop.call_later(ABORT_AFTER_SECONDS, self.abort)
+        self._abort_soon()
 
     def keepalive_timeout(self) -> None:
         """A peer without a pong is aborted: `close()` would wait for it to read."""
         super().keepalive_timeout()
-        self._abort_timer = self.loop.call_later(ABORT_AFTER_SECONDS, self.abort)
+        self._abort_soon()
 
     def handle_parser_exception(self) -> None:
         """A peer that broke the framing may not read either."""
         self._stop_message_timer()
         super().handle_parser_exception()
-        self._abort_timer = self.loop.call_later(ABORT_AFTER_SECONDS, self.abort)
+        self._abort_soon()
 
     def resume_writing(self) -> None:
         """The peer reads again."""
@@ -215,7 +214,13 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         if self.handshake_complete and not self.close_sent:
             self.close(CloseCode.SERVICE_RESTART, "the server restarts")
         else:
+            # It cancels the deadline of a close under way, and `transport.close()` waits for the peer to read.
             super().shutdown()
+            self._abort_soon()
+
+    def _abort_soon(self) -> None:
+        if not self.disconnected and self._abort_timer is None:
+            self._abort_timer = self.loop.call_later(ABORT_AFTER_SECONDS, self.abort)
 
     def _start_message_timer(self) -> None:
         self._stop_message_timer()

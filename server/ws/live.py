@@ -60,10 +60,12 @@ class LogSource(Protocol):
     async def owns_container(self, org: str, container_id: int) -> bool:
         """Whether the organisation has this container."""
 
-    async def tail(self, container_id: int, lines: int) -> list[LogLine]:
+    async def tail(self, container_id: int, lines: int, most_bytes: int) -> list[LogLine]:
         """The last lines."""
 
-    async def lines_after(self, container_id: int, after: tuple[int, int], limit: int) -> tuple[list[LogLine], int]:
+    async def lines_after(
+        self, container_id: int, after: tuple[int, int], limit: int, most_bytes: int
+    ) -> tuple[list[LogLine], int]:
         """The lines that follow a position."""
 
     async def committed(self, container_id: int, timeout_seconds: float) -> None:
@@ -92,11 +94,21 @@ class LiveEndpoint:
         self._counters = counters
         self.subscribers: set[Subscriber] = set()
         self.draining = False
+        self._open = 0
+        """Sockets open, and upgrades admitted whose user is being looked up."""
 
     async def __call__(self, ws: WebSocket) -> None:
         """Serve one connection."""
         if not await self._may_upgrade(ws):
             return
+        # Counted in the step that checked the limit: a thousand that dial at once do not pass it together.
+        self._open += 1
+        try:
+            await self._connect(ws)
+        finally:
+            self._open -= 1
+
+    async def _connect(self, ws: WebSocket) -> None:
         try:
             user = await self._user(ws)
         except DatabaseDownError:
@@ -140,7 +152,7 @@ class LiveEndpoint:
             return await no(503, "draining", "the server is about to stop", Retry_After="5")
         if not self._origin_allowed(ws):
             return await no(403, "origin", "Origin is neither the server's own nor among allowed_origins")
-        if len(self.subscribers) >= self._settings.max_subscribers:
+        if self._open >= self._settings.max_subscribers:
             return await no(503, "subscribers", "too many live sockets", Retry_After="30")
         if not offers(ws, LIVE_SUBPROTOCOL):
             return await no(400, "subprotocol", f"expected Sec-WebSocket-Protocol: {LIVE_SUBPROTOCOL}")
@@ -185,6 +197,8 @@ class Subscriber:
         self._logs = logs
         self._counters = counters
         self._max_subscriptions = settings.max_subscriptions
+        self._share_bytes = settings.outbox_bytes // 4
+        """A tail, and the lines held meanwhile, each take at most this: they must fit into the outbox together."""
         self.outbox = Outbox(socket, counters, limit_bytes=settings.outbox_bytes, limit_seconds=settings.outbox_seconds)
         self._subscriptions: dict[str, Subscription] = {}
         self._bad_frames: list[float] = []
@@ -241,7 +255,7 @@ class Subscriber:
         if not await self._exists(topic):
             self._refuse(topic, ErrorCode.NOT_FOUND, "no such topic")
             return
-        subscription = Subscription((self._user.org, topic), self.outbox)
+        subscription = Subscription((self._user.org, topic), self.outbox, held_bytes=self._share_bytes)
         self._subscriptions[topic] = subscription
         if topic.startswith("logs:"):
             await self._tail(subscription, tail)
@@ -253,6 +267,7 @@ class Subscriber:
     def _unsubscribe(self, topic: str) -> None:
         if (subscription := self._subscriptions.pop(topic, None)) is not None:
             self._hub.remove(subscription)
+            self.outbox.discard(topic)
 
     def _pause(self, topics: tuple[str, ...]) -> None:
         for topic in topics:
@@ -272,6 +287,7 @@ class Subscriber:
             await self._tail(subscription, 200, since)
             return
         if subscription.paused:
+            self.outbox.discard(topic)
             self._push_snapshot(topic)
             subscription.paused = False
 
@@ -290,9 +306,10 @@ class Subscriber:
         try:
             await self._logs.committed(container, BARRIER_SECONDS)
             if since is not None:
-                lines, skipped = await self._logs.lines_after(container, (since.at, since.line), RESUME_LINES)
+                after = (since.at, since.line)
+                lines, skipped = await self._logs.lines_after(container, after, RESUME_LINES, self._share_bytes)
             elif tail:
-                lines = await self._logs.tail(container, tail)
+                lines = await self._logs.tail(container, tail, self._share_bytes)
         except (DatabaseDownError, TimeoutError):
             self._hub.remove(subscription)
             self._subscriptions.pop(topic, None)

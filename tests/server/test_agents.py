@@ -284,6 +284,23 @@ class TestAcks:
         assert (ack.seq, len(ack.rejected)) == (2, 20)
         assert ack.rejected_more == {"too_old": 2, "unknown_ref": 2}
 
+    async def test_a_new_connection_is_told_again(self, rig: Rig) -> None:
+        """What the ack before named is named once more, as far as there is room; counts are not repeated."""
+        session = rig.connect(hello())
+        progress = session.progress
+        old = [Rejected(seq=1, row=f"metrics[{i}]", reason="too_old") for i in range(25)]
+        progress.committed(1, 1, 10, old)
+        assert progress.take_ack().rejected == tuple(old[:20])
+        assert progress.take_ack().rejected == ()
+        new = Rejected(seq=2, row="logs[0]", reason="too_old")
+        progress.committed(2, 1, 10, [new])
+
+        rig.connect(hello(connection=2))
+
+        ack = progress.take_ack()
+        assert ack.rejected == (new, *old[:19])
+        assert ack.rejected_more == {}
+
     async def test_without_a_connection_rejections_wait(self, rig: Rig) -> None:
         """What was rejected while the agent was away is told with the first ack afterwards."""
         session = rig.connect(hello())

@@ -7,7 +7,7 @@ import pytest
 from server import hub as hub_module
 from server.agents import AgentRecord, Registry
 from server.counters import Counters
-from server.hub import HELD_LINES, Hub, Subscription, fleet_summary
+from server.hub import HELD_BYTES, Hub, Subscription, fleet_summary, line_bytes
 from server.outbox import Outbox
 from server.protocol.codec import encode
 from server.protocol.messages import LogLine, Sample
@@ -191,12 +191,15 @@ class TestLines:
         hub, known = Hub(), host(registry, "a").containers[0]
         subscription = Watcher(hub, "a", f"logs:{known.key}").subscription
         subscription.hold()
-        hub.publish_lines(known, lines(*range(HELD_LINES)))
-        hub.publish_lines(known, lines(HELD_LINES, HELD_LINES + 1))
+        one = line_bytes(lines(0)[0])
+        fit = HELD_BYTES // one
+        hub.publish_lines(known, lines(*range(fit)))
+        assert subscription.dropped == 0
+        hub.publish_lines(known, lines(fit, fit + 1))
 
         assert subscription.dropped == 2
         released = subscription.release(set())
-        assert (len(released), released[0].line, released[-1].line) == (HELD_LINES, 2, HELD_LINES + 1)
+        assert (len(released), released[0].line, released[-1].line) == (fit, 2, fit + 1)
         subscription.hold()
         assert (subscription.dropped, subscription.release(set())) == (0, [])
 

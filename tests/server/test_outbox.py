@@ -282,3 +282,18 @@ class TestPatience:
         assert (rig.outbox.waiting_bytes, rig.closed()) == (0, None)
         rig.outbox.fail("late")
         assert rig.closed() is None
+
+
+async def test_discarded_metrics_are_not_sent_behind_a_newer_snapshot() -> None:
+    """What waits of a topic goes, with its bytes; other frames keep their place."""
+    rig = Rig()
+    rig.outbox.push(b"first")
+    rig.outbox.push_metrics("host:1", b"old")
+    rig.outbox.push_metrics("host:2", b"other")
+    rig.outbox.discard("host:1")
+    rig.outbox.discard("host:1")
+    rig.outbox.push(b"snapshot")
+    rig.outbox.push_metrics("host:1", b"new")
+
+    assert rig.take() == [b"first", b"other", b"snapshot", b"new"]
+    assert rig.outbox.waiting_bytes == 0

@@ -89,9 +89,17 @@ class Storage(Protocol):
         """All lines with since <= at < until, in blocks, ordered by key."""
 
     async def tail_logs(
-        self, connection: asyncpg.Connection, container_id: int, lines: int, after: tuple[int, int] | None = None
+        self,
+        connection: asyncpg.Connection,
+        container_id: int,
+        lines: int,
+        most_bytes: int,
+        after: tuple[int, int] | None = None,
     ) -> Sequence[LogRow]:
-        """The last `lines` lines of a container, oldest first; with `after` = (at, line) only what follows it."""
+        """The last lines of a container, oldest first; with `after` = (at, line) only what follows it.
+
+        At most `lines`, and at most `most_bytes` of text with `LINE_OVERHEAD_BYTES` a line, counted from the newest.
+        """
 
     async def count_logs(self, connection: asyncpg.Connection, container_id: int, after: tuple[int, int]) -> int:
         """How many lines of a container follow `after` = (at, line)."""

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 
 from server.db.storage.base import CopyTarget, LogRow, MetricRow, Pruned, TableSize
-from server.rows import LOG_COLUMNS, METRIC_COLUMNS, STREAMS
+from server.rows import LINE_OVERHEAD_BYTES, LOG_COLUMNS, METRIC_COLUMNS, STREAMS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRUNE_CONTAINERS = 200
@@ -124,20 +124,32 @@ class PlainStorage:
             yield [_log_row(row) for row in block]
 
     async def tail_logs(
-        self, connection: asyncpg.Connection, container_id: int, lines: int, after: tuple[int, int] | None = None
+        self,
+        connection: asyncpg.Connection,
+        container_id: int,
+        lines: int,
+        most_bytes: int,
+        after: tuple[int, int] | None = None,
     ) -> Sequence[LogRow]:
-        """The last `lines` lines of a container, oldest first; with `after` = (at, line) only what follows it."""
+        """The last lines of a container that fit, oldest first; with `after` = (at, line) only what follows it."""
         at, line = after or (0, -1)
         rows = await connection.fetch(
             """
-            SELECT container_id, timestamp, line, stream, text, partial, truncated FROM container_log
-            WHERE container_id = $1 AND (timestamp, line) > ($2, $3)
-            ORDER BY timestamp DESC, line DESC LIMIT $4
+            SELECT * FROM (
+                SELECT last.*, sum(octet_length(text) + $6) OVER (ORDER BY timestamp DESC, line DESC) AS bytes FROM (
+                    SELECT container_id, timestamp, line, stream, text, partial, truncated FROM container_log
+                    WHERE container_id = $1 AND (timestamp, line) > ($2, $3)
+                    ORDER BY timestamp DESC, line DESC LIMIT $4
+                ) last
+            ) counted
+            WHERE bytes <= $5 ORDER BY timestamp DESC, line DESC
             """,
             container_id,
             to_datetime(at),
             line,
             lines,
+            most_bytes,
+            LINE_OVERHEAD_BYTES,
         )
         return [_log_row(row) for row in reversed(rows)]
 

@@ -7,6 +7,7 @@ import pytest
 
 from server.db.storage.plain import PlainStorage, to_datetime
 from server.db.storage.strategies import storage
+from server.rows import LINE_OVERHEAD_BYTES
 
 T0 = 1_800_000_000_000_000
 SECOND = 1_000_000
@@ -59,10 +60,13 @@ async def test_a_tail_ends_with_the_newest_line(connection: asyncpg.Connection) 
     await fill(connection, containers=3, seconds=5)
     plain = PlainStorage()
 
-    assert [row.at for row in await plain.tail_logs(connection, 2, 2)] == [T0 + 3 * SECOND, T0 + 4 * SECOND]
+    assert [row.at for row in await plain.tail_logs(connection, 2, 2, 10_000)] == [T0 + 3 * SECOND, T0 + 4 * SECOND]
     after = (T0 + 3 * SECOND, 0)
-    assert [row.at for row in await plain.tail_logs(connection, 2, 9, after)] == [T0 + 4 * SECOND]
+    assert [row.at for row in await plain.tail_logs(connection, 2, 9, 10_000, after)] == [T0 + 4 * SECOND]
     assert await plain.count_logs(connection, 2, (T0, 0)) == 4
+    two = 2 * (len("line 0") + LINE_OVERHEAD_BYTES)
+    assert [row.at for row in await plain.tail_logs(connection, 2, 9, two)] == [T0 + 3 * SECOND, T0 + 4 * SECOND]
+    assert [row.at for row in await plain.tail_logs(connection, 2, 9, two - 1)] == [T0 + 4 * SECOND]
 
 
 async def test_sizes_tell_the_oldest_row(connection: asyncpg.Connection) -> None:

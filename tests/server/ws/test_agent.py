@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 import websockets
 
+from server.auth.principal import User
 from tests.support.server import (
     AgentClient,
     RunningServer,
@@ -20,6 +21,9 @@ from tests.support.server import (
     running_server,
     sample,
 )
+
+EPOCH = "33333333-3333-4333-8333-333333333333"
+USER = User(subject="somebody", org="org-a", role="viewer", expires_at=4e9)
 
 
 async def rows(dsn: str, table: str = "container_metric") -> list[asyncpg.Record]:
@@ -55,9 +59,38 @@ class TestUpgrade:
         assert await refusal(server, origin=server.http) == (403, "origin")
 
     async def test_a_full_server_refuses(self, database: str) -> None:
-        """Beyond max_agents the answer is 503."""
-        async with running_server(database, max_agents=1) as server, server.agent():
-            assert await refusal(server) == (503, "agents")
+        """Beyond max_agents the answer is 503, hellos outstanding counted; who takes its own connection over gets in."""
+        async with running_server(database, max_agents=2) as server, server.agent(host="a", epoch=EPOCH):
+            async with server.agent(host="b", greet=False):
+                headers = {"Authorization": f"Bearer {server.agent_token('c')}"}
+                assert await refusal(server, additional_headers=headers) == (503, "agents")
+                async with server.agent(host="a", epoch=EPOCH, connection=2):
+                    pass
+            await eventually(lambda: not server.server.server_state.connections, "the sockets freed")
+            async with server.agent(host="c"), server.agent(host="d"):
+                pass
+
+    async def test_a_full_server_refuses_those_that_dial_together(self, database: str) -> None:
+        """Of many live sockets that dial at once no more get in than there is room for."""
+        async with running_server(database, max_subscribers=3) as server:
+            tickets = [await server.service.tickets.issue(USER, server.http) for _ in range(12)]
+
+            async def dial(ticket: str) -> bool:
+                try:
+                    async with server.live(query=f"ticket={ticket}"):
+                        await opened.wait()
+                except websockets.InvalidStatus as error:
+                    refused.append(error.response.status_code)
+                    if len(refused) == 9:
+                        opened.set()
+                    return False
+                return True
+
+            opened, refused = asyncio.Event(), list[int]()
+            async with asyncio.timeout(20):
+                got_in = await asyncio.gather(*map(dial, tickets))
+
+        assert (sum(got_in), refused) == (3, [503] * 9)
 
     async def test_deflate_is_not_negotiated(self, server: RunningServer) -> None:
         """An offer of permessage-deflate is not taken."""
