@@ -66,7 +66,7 @@ def verify(
     """Compare what a fleet sent with what is stored, row by row, over the whole of its ledgers.
 
     Retention must not have removed anything of it: set SEATRIAL_RETENTION_SECONDS longer than the run. Exit code: 0
-    clean, 11 rows are missing, foreign or altered, 3 the ledger or the database cannot be read.
+    clean, 11 rows are missing, foreign, altered or could not be verified, 3 the ledger or the database cannot be read.
     """
     for path in ledger:
         if not path.is_file():
@@ -76,6 +76,8 @@ def verify(
         typer.echo(f"{example.kind}: {example.table}: {example.row}")
     counts = ", ".join(f"{findings.counts[kind]} {kind}" for kind in ("missing", "foreign", "altered"))
     typer.echo(f"{findings.verified} of {findings.acked} acked rows verified, {findings.stored} rows read: {counts}")
+    if findings.unverified:
+        _fail(_CORRECTNESS, f"{findings.unverified} stored rows unverified: a ledger fell silent before they were read")
     if not findings.acked:
         _fail(_CORRECTNESS, "nothing was acknowledged, so nothing is proven")
     raise typer.Exit(0 if findings.clean else _CORRECTNESS)

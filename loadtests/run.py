@@ -272,6 +272,8 @@ class Run:
         for kind in ("missing", "foreign", "altered"):
             outcome.measured[f"ledger_{kind}"] = float(findings.counts[kind])
         outcome.measured["ledger_verified_fraction"] = findings.verified_fraction
+        if findings.unverified:
+            outcome.invalid.append(f"{findings.unverified} stored rows unverified: the fleet's ledger fell silent")
         (self._directory / "findings.json").write_bytes(
             msgspec.json.format(msgspec.json.encode(findings), indent=2) + b"\n"
         )

@@ -2,6 +2,7 @@
 
 Order makes the comparison fair while everything still runs. First the ledger: what is acknowledged by then must be stored.
 Then the database. Then the ledger again, once it tells of a later moment: what is stored must have been sent by then.
+A ledger that does not get there in time leaves rows unverified: they may have been sent after its last word.
 
 - missing: acknowledged, not stored.
 - foreign: stored, and no agent of the fleet sent it; or twice under one key; or rejected, and stored all the same.
@@ -27,6 +28,8 @@ from simulator.ledger import LedgerError, LedgerReader, Status
 EXAMPLES = 20
 """Findings that are told in full; the others are counted."""
 LEDGER_TIMEOUT_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
+"""How long a slice waits for ledgers that do not grow."""
 _POLL_SECONDS = 0.05
 
 
@@ -52,6 +55,8 @@ class Findings:
     """Acknowledged rows, whether they could be compared in time or not."""
     stored: int = 0
     """Rows read from the database."""
+    unverified: int = 0
+    """Of those, rows that a ledger fell silent too early to judge: neither foreign nor passed."""
 
     @property
     def clean(self) -> bool:
@@ -60,8 +65,11 @@ class Findings:
 
     @property
     def verified_fraction(self) -> float:
-        """Of the acknowledged rows, how many were compared: 0 to 1. 0 if none was acknowledged: that proves nothing."""
-        return self.verified / self.acked if self.acked else 0.0
+        """Of the acknowledged and the unverified rows, how many were compared: 0 to 1.
+
+        0 if none was acknowledged: that proves nothing.
+        """
+        return self.verified / (self.acked + self.unverified) if self.acked else 0.0
 
     def merge(self, other: "Findings") -> None:
         """Add what another verification found."""
@@ -70,6 +78,7 @@ class Findings:
         self.verified += other.verified
         self.acked += other.acked
         self.stored += other.stored
+        self.unverified += other.unverified
 
     def add(self, kind: str, table: str, row: str) -> None:
         """Count a finding, and keep it if there are few yet."""
@@ -88,15 +97,26 @@ class Verifier:
         ledgers: of every process of the fleet.
         storage: the strategy that keeps the rows.
         connection: to the database.
+        patience_seconds: how long each slice waits for ledgers that do not grow.
     """
 
-    def __init__(self, ledgers: Sequence[Path], storage: Storage, connection: asyncpg.Connection) -> None:
+    def __init__(
+        self,
+        ledgers: Sequence[Path],
+        storage: Storage,
+        connection: asyncpg.Connection,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._paths = ledgers
         self._storage = storage
         self._connection = connection
         self._stack = ExitStack()
         self._readers = [self._stack.enter_context(LedgerReader(path)) for path in ledgers]
         self._expected: list[ExpectedRows] = []
+        self._patience_polls = max(1, round(patience_seconds / _POLL_SECONDS))
+        self._silent: dict[int, int] = {}
+        """Ledgers that were given up: their place, and how far they told."""
         self.findings = Findings()
 
     def __enter__(self) -> Self:
@@ -162,11 +182,11 @@ class Verifier:
         if still_whole is not None and not still_whole():
             self.findings.acked += sum(status is Status.ACKED for rows in required.values() for _, status in rows)
             return False
-        await self._ledgers_beyond(time.time_ns() // 1000)
+        known_until = await self._known_until(time.time_ns() // 1000)
         found = Findings()  # apart until it is whole: a cancelled comparison counts for nothing
         for table, rows in stored.items():
             allowed = await self._rows(table, since, until)
-            await self._compare(found, table, required[table], allowed, rows)
+            await self._compare(found, table, required[table], allowed, rows, known_until)
         self.findings.merge(found)
         return True
 
@@ -186,16 +206,43 @@ class Verifier:
             await asyncio.sleep(0)  # the runner's other duties
         return parts[0] if len(parts) == 1 else list(merge(*parts))
 
-    async def _ledgers_beyond(self, moment: int) -> None:
-        """Wait until every ledger tells of a later moment, or ended, or stopped growing with its fleet."""
-        deadline = time.monotonic() + 2.0
-        for reader in self._readers:
-            while reader.progress_us <= moment and not reader.ended and time.monotonic() < deadline:
-                reader.poll()
+    async def _known_until(self, moment: int) -> int | None:
+        """Wait until every ledger tells of a later moment, or ended.
+
+        Patience counts looks, not time: while the machine stands still the fleet cannot write either. A ledger that was
+        given up is waited for again once it has grown.
+
+        Returns:
+            None: all do. Else the time (Unix microseconds) up to which every row that the fleet made is known.
+        """
+        polls = self._patience_polls
+        for place, reader in enumerate(self._readers):
+            reader.poll()
+            while _behind(reader, moment) and self._silent.get(place) != reader.progress_us:
+                if not polls:
+                    self._silent[place] = reader.progress_us
+                    break
+                polls -= 1
                 await asyncio.sleep(_POLL_SECONDS)
+                reader.poll()
+        # A tick is made an interval late at most, and its log lines lie up to an interval before it.
+        return min(
+            (
+                reader.progress_us - 2 * reader.header.interval_us
+                for reader in self._readers
+                if reader.header is not None and _behind(reader, moment)
+            ),
+            default=None,
+        )
 
     async def _compare(
-        self, findings: Findings, table: str, required: Rows, allowed: Rows, stored: Sequence[Any]
+        self,
+        findings: Findings,
+        table: str,
+        required: Rows,
+        allowed: Rows,
+        stored: Sequence[Any],
+        known_until: int | None,
     ) -> None:
         key = 2 if table == "metrics" else 3
         target = (self._storage.metrics if table == "metrics" else self._storage.logs).table
@@ -207,6 +254,10 @@ class Verifier:
             expected = known.get(identity)
             if identity in seen:
                 findings.add("foreign", target, f"{self._named(row)}: stored twice under one key")
+            elif known_until is not None and (
+                row.at >= known_until if expected is None else expected[1] is Status.UNSENT
+            ):
+                findings.unverified += 1
             elif expected is None:
                 findings.add("foreign", target, f"{self._named(row)}: nobody sent it{await self._owner(row, findings)}")
             elif expected[1] in {Status.REJECTED, Status.UNSENT}:
@@ -241,6 +292,11 @@ class Verifier:
             if found
             else ""
         )
+
+
+def _behind(reader: LedgerReader, moment: int) -> bool:
+    """Whether a ledger may still tell of something that happened up to a moment (Unix microseconds)."""
+    return reader.progress_us <= moment and not reader.ended
 
 
 def _difference(stored: Any, expected: Any) -> str:

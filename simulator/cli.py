@@ -24,7 +24,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of every generated value.")] = 1,
     duration: Annotated[str | None, typer.Option(help="How long, the ramp included. Default: until stopped.")] = None,
     ramp: Annotated[str, typer.Option(help="Time over which the agents connect.")] = "5s",
-    org: Annotated[str, typer.Option(help="Organisation of the agents.")] = "seatrial",
+    org: Annotated[str, typer.Option(help="Organisation of the agents.")] = "demo",
     first_agent: Annotated[int, typer.Option(help="Number of the first agent; for a second process.")] = 1,
     transport: Annotated[str, typer.Option(help="WebSocket client: picows or websockets.")] = "picows",
     ledger: Annotated[Path | None, typer.Option(help="Write what was done to this new file.")] = None,

@@ -38,6 +38,7 @@ LEAVE_SECONDS = 3.0
 """How long it then waits for the connections to close."""
 _LAG_SECONDS = 0.1
 _SHORTEST_SLEEP_SECONDS = 0.001
+"""A loop with timers of a millisecond takes a shorter one for none at all, and would spin."""
 _YIELD_US = 5000
 """A fleet that is behind still lets its connections have their turn this often."""
 
@@ -240,9 +241,14 @@ class Fleet:
         return self.t0_us + self.plan.ramp_us * index // self.plan.agents
 
     async def _until(self, at_us: int) -> None:
-        """Sleep until a time; give the loop one turn if it has passed."""
-        seconds = (at_us - self.now_us()) / 1e6
-        await asyncio.sleep(max(seconds, _SHORTEST_SLEEP_SECONDS) if seconds > 0 else 0)
+        """Sleep until a time, never less; give the loop one turn if it has passed."""
+        left_us = at_us - self.now_us()
+        if left_us <= 0:
+            await asyncio.sleep(0)
+        while left_us > 0:
+            # uvloop rounds to milliseconds and fires up to 1.5 ms early: a batch must not leave before its own time.
+            await asyncio.sleep(max(left_us / 1e6, _SHORTEST_SLEEP_SECONDS))
+            left_us = at_us - self.now_us()
 
     def _outstanding(self) -> int:
         counts = self.counts

@@ -177,7 +177,7 @@ class Status(StrEnum):
     REJECTED = "rejected"
     """Rejected for another reason: it must not be stored."""
     UNSENT = "unsent"
-    """Dropped before it was ever sent: it must not be stored."""
+    """Never sent so far, or dropped before it was: it must not be stored."""
 
 
 class ProducedBatch(NamedTuple):
@@ -217,6 +217,8 @@ class Course:
             if gone.first <= seq <= gone.last:
                 # An ack that passes a dropped batch says nothing about it.
                 return Status.UNKNOWN if seq <= gone.sent else Status.UNSENT
+        if seq > self.sent:
+            return Status.UNSENT
         if seq > self.acked or any(some.first <= seq <= some.last for some in self.uncertain):
             return Status.UNKNOWN
         return Status.ACKED

@@ -30,7 +30,7 @@ class Plan:
     """Of the server's agent socket."""
     secret: str
     """Signs the agents' tokens."""
-    org: str = "seatrial"
+    org: str = "demo"
     agents: int = 100
     first_agent: int = 1
     """Number of the first agent: a second process goes on where the first one ends."""

@@ -1,6 +1,7 @@
 """`seatrial simulate` as a command: exit codes, output and files."""
 
 import asyncio
+import inspect
 import json
 import os
 import signal
@@ -12,8 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.tokens import DEFAULT_ORG
+from server.cli import token_agent, token_user
 from server.protocol.messages import Batch
+from simulator.cli import simulate as command
 from simulator.ledger import LedgerReader
+from simulator.plan import Plan
 from tests.support.fake_server import SECRET, FakeServer, fake_server
 from tests.support.fleets import eventually
 
@@ -109,6 +114,14 @@ async def test_a_run_of_a_duration_exits_0_and_leaves_its_files(tmp_path: Path) 
     assert reader.ended
     assert sum(course.acked for course in reader.courses.values()) == final["batches"]["acked"] > 20
     assert sorted(agent for agent, _ in reader.courses) == [5, 6, 7]
+
+
+def test_all_commands_share_one_default_organisation() -> None:
+    """Who names none watches the fleet that was simulated: fleet, tokens and browsers default to the same."""
+    defaults = [inspect.signature(made).parameters["org"].default for made in (command, Plan, token_agent, token_user)]
+
+    assert {*defaults, DEFAULT_ORG} == {"demo"}
+    assert "| `--org` | `demo` |" in (ROOT / "docs" / "simulator.md").read_text()
 
 
 @pytest.mark.parametrize(("which", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

@@ -10,6 +10,7 @@ import pytest
 from server.protocol.messages import Ack, Batch, Bye
 from simulator.delivery import Delivery
 from simulator.fleet import Fleet
+from simulator.latency import Latency
 from simulator.ledger import LedgerReader, LedgerWriter
 from simulator.link import Transport
 from simulator.report import invalid_reasons, report
@@ -80,6 +81,31 @@ async def test_late_ticks_keep_their_time_and_very_late_ones_are_skipped(tmp_pat
     produced = [batch.tick for batch in course.batches(0, 10**9)]
     assert len(produced) == fleet.counts.ticks
     assert produced[-1] - produced[0] + 1 == fleet.counts.ticks + fleet.counts.skipped_ticks
+
+
+async def test_no_tick_comes_before_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where timers fire early another one is set, so no lateness or latency is negative; and none is set for no time."""
+    honest_sleep, honest_record = asyncio.sleep, Latency.record
+    asked: list[float] = []
+    recorded: list[int] = []
+
+    async def early(seconds: float) -> None:
+        asked.append(seconds)
+        await honest_sleep(seconds * 0.7)
+
+    def record(latency: Latency, microseconds: int) -> None:
+        recorded.append(microseconds)
+        honest_record(latency, microseconds)
+
+    monkeypatch.setattr(asyncio, "sleep", early)
+    monkeypatch.setattr(Latency, "record", record)
+    async with fake_server() as server:
+        fleet = Fleet(plan_for(server.url, agents=5, duration_us=500_000))
+        await fleet.run(asyncio.Event())
+
+    assert fleet.counts.batches_acked > 10
+    assert min(recorded) >= 0
+    assert all(seconds == 0 or seconds >= 0.001 for seconds in asked)
 
 
 async def test_ack_latency_counts_from_the_time_a_batch_was_due() -> None:

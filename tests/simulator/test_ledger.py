@@ -95,14 +95,14 @@ def test_each_line_is_an_object_with_its_type(path: Path) -> None:
 
 
 def test_acked_must_be_there_and_sent_may_be(path: Path) -> None:
-    """Up to the acked seq batches are acked; those produced after it are unknown."""
+    """Up to the acked seq batches are acked, those sent after it are unknown, and those never sent must not be there."""
     reader = written(path, Map(agent=1, epoch=0, seq=1, tick=10), agents=((1, 0, 4, 3, 2),))
 
     assert statuses(reader) == [
         (10, 1, Status.ACKED),
         (11, 2, Status.ACKED),
         (12, 3, Status.UNKNOWN),
-        (13, 4, Status.UNKNOWN),
+        (13, 4, Status.UNSENT),
     ]
 
 
