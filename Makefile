@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types imports format asyncapi constraints clean
+.PHONY: help setup run demo test check lint types imports format asyncapi constraints clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ setup: $(STAMP)  ## create .venv and install everything, pinned
 
 run: $(STAMP)    ## the smoke scenario: Postgres, server, fleet, load, verdict (about a minute)
 	@$(BIN)/seatrial run scenarios/smoke.toml
+
+demo: $(STAMP)   ## a server and a fleet of 200 agents to try by hand, until Ctrl-C
+	@$(BIN)/seatrial demo
 
 test: $(STAMP)   ## the whole test suite
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""`seatrial run` and `seatrial verify`."""
+"""`seatrial run`, `seatrial verify` and `seatrial demo`."""
 
 import asyncio
 import sys
@@ -81,6 +81,31 @@ def verify(
     if not findings.acked:
         _fail(_CORRECTNESS, "nothing was acknowledged, so nothing is proven")
     raise typer.Exit(0 if findings.clean else _CORRECTNESS)
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(help="Keeps the database, the logs and the tokens.")] = Path("runs/demo"),
+    agents: Annotated[int, typer.Option(help="Simulated agents, of five containers each.")] = 200,
+    port: Annotated[int, typer.Option(help="Port of the server; 0 takes a free one.")] = 8000,
+) -> None:
+    """Run a private Postgres, the server and a small fleet, and print what to try on them, until Ctrl-C.
+
+    Exit code: 130 ended by Ctrl-C, 0 by SIGTERM, 2 wrong usage, 3 a part did not start or ended.
+    """
+    from loadtests import demo as work
+    from loadtests.children import ChildError
+
+    try:
+        wanted = work.Demo(folder=folder, agents=agents, port=port)
+    except ValueError as error:
+        _fail(_USAGE, str(error))
+    try:
+        code = asyncio.run(work.run(wanted, work.report))
+    except ChildError as error:
+        _fail(_ENVIRONMENT, str(error))
+    except OSError as error:
+        _fail(_ENVIRONMENT, f"--folder {folder}: {error.strerror or error}")
+    raise typer.Exit(code)
 
 
 def _verified(ledgers: list[Path], database_url: str, strategy: str) -> "Findings":

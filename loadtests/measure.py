@@ -4,18 +4,11 @@ Latencies are recorded in microseconds in HDR histograms, from the time at which
 in milliseconds. This module imports neither Locust nor gevent, so that the runner can read what Locust wrote.
 """
 
-import logging
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 
-import msgspec
 from hdrh.histogram import HdrHistogram
-from msgspec import Struct
-
-_log = logging.getLogger(__name__)
 
 LOWEST_US = 1
 HIGHEST_US = 3_600_000_000
@@ -131,158 +124,6 @@ class ClockOffset:
             return 0
         round_trip_us, offset_us = min(self._echoes)
         return offset_us if abs(offset_us) > (round_trip_us + 1) // 2 else 0
-
-
-FAILURES: dict[str, str] = {
-    "bad_frame": "a frame is no message of the protocol",
-    "time_back": "a container's time went back",
-    "duplicate_line": "a log line came twice",
-    "foreign": "a frame is about something that was not asked for",
-    "no_snapshot": "a topic was not answered",
-    "error": "the server answered with an error",
-    "silent": "no echo of a heartbeat within 10 s",
-    "refused": "the live socket did not open",
-    "closed": "the server closed the live socket",
-    "http": "a request failed",
-}
-"""What can go wrong for a simulated browser, and how Locust shows it."""
-
-VIOLATIONS = ("bad_frame", "time_back", "duplicate_line", "no_snapshot")
-"""Failures that no outage explains: the server broke a promise."""
-
-FIRST_DETAILS = 20
-"""Failures of each kind that are logged with their detail; Locust and the file count the rest."""
-
-
-class Recorded(Struct, kw_only=True):
-    """What a Locust process measured, as its file holds it."""
-
-    version: int = 1
-    started_at_us: int
-    ended_at_us: int = 0
-    live_latency_ms: str = ""
-    """HDR histogram in microseconds, base64; told in milliseconds."""
-    log_latency_ms: str = ""
-    clamped: int = 0
-    """Latencies below 1 us or above an hour."""
-    visits: int = 0
-    messages: int = 0
-    """Messages that browsers received, of every type."""
-    gaps: int = 0
-    dropped_lines: int = 0
-    """Log lines that the gaps told of."""
-    foreign: int = 0
-    """Frames about something that was not asked for: a leak between organisations shows here."""
-    failures: dict[str, int] = {}
-    """By kind, as in `FAILURES`."""
-    closes: dict[str, int] = {}
-    """Closes by the server, by code."""
-
-
-class Measurements:
-    """Gathers what the simulated browsers of this process measure, and tells Locust of it."""
-
-    def __init__(self, fire: Callable[..., None]) -> None:
-        """Begin.
-
-        Args:
-            fire: Locust's `environment.events.request.fire`.
-        """
-        self._fire = fire
-        self._live = Latency()
-        self._log = Latency()
-        self._recorded = Recorded(started_at_us=now_us())
-
-    def visit(self) -> None:
-        """A browser opened a live socket."""
-        self._recorded.visits += 1
-
-    def message(self, kind: str, size_bytes: int, latencies_us: Iterable[int] = ()) -> None:
-        """A message came, with the latencies of its new samples or lines in microseconds.
-
-        Every one goes into the histogram; Locust gets one request per message, with the longest.
-        """
-        self._recorded.messages += 1
-        latency = self._log if kind == "logs" else self._live
-        longest_us = -1
-        for microseconds in latencies_us:
-            latency.record_us(microseconds)
-            longest_us = max(longest_us, microseconds)
-        self._fire(
-            request_type="WS", name=kind, response_length=size_bytes, exception=None, context={},
-            response_time=None if longest_us < 0 else longest_us / 1000,
-        )  # fmt: skip
-
-    def gap(self, lines: int) -> None:
-        """The server told of log lines that it dropped for us."""
-        self._recorded.gaps += 1
-        self._recorded.dropped_lines += lines
-
-    def closed(self, code: int, reason: str) -> None:
-        """The server closed the live socket."""
-        key = str(code)
-        self._recorded.closes[key] = self._recorded.closes.get(key, 0) + 1
-        self.failure("closed", f"{code} {reason}")
-
-    def failure(self, kind: str, detail: str) -> None:
-        """Something of `FAILURES` happened."""
-        count = self._recorded.failures.get(kind, 0) + 1
-        self._recorded.failures[kind] = count
-        self._recorded.foreign += kind == "foreign"
-        if count <= FIRST_DETAILS:
-            _log.warning("%s: %s", FAILURES[kind], detail[:500])
-        # Locust keeps every distinct text for ever, so it gets the kind's and not the detail.
-        self._fire(
-            request_type="WS", name=kind, response_time=None, response_length=0, context={},
-            exception=LiveFailureError(FAILURES[kind]),
-        )  # fmt: skip
-
-    def write(self, path: Path) -> None:
-        """Write everything so far to `path`, whole or not at all.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        self._recorded.ended_at_us = now_us()
-        self._recorded.live_latency_ms = self._live.encode()
-        self._recorded.log_latency_ms = self._log.encode()
-        self._recorded.clamped = self._live.clamped + self._log.clamped
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(msgspec.json.encode(self._recorded))
-        temporary.replace(path)
-
-
-class LiveFailureError(Exception):
-    """How Locust gets to know of a failure."""
-
-
-def read_measurements(path: Path) -> Recorded:
-    """What a Locust process wrote.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it holds something else.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Recorded)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def catalogue(recorded: Iterable[Recorded]) -> dict[str, Latency | float]:
-    """What Locust processes measured, added up, by the names of the catalogue.
-
-    Raises:
-        ValueError: a histogram cannot be read.
-    """
-    every = list(recorded)
-    return {
-        "live_latency_ms": Latency.decode(one.live_latency_ms for one in every if one.live_latency_ms),
-        "log_latency_ms": Latency.decode(one.log_latency_ms for one in every if one.log_latency_ms),
-        "live_messages": float(sum(one.messages for one in every)),
-        "live_foreign": float(sum(one.foreign for one in every)),
-        "live_violations": float(sum(one.failures.get(kind, 0) for one in every for kind in VIOLATIONS)),
-    }
 
 
 def now_us() -> int:

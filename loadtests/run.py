@@ -1,4 +1,4 @@
-"""One run: stage, fleet, browsers, faults, verification, verdict.
+"""One run: stage, fleet, users, faults, verification, verdict.
 
 The runner owns Postgres and the server. It tolerates that they die, starts the server again only if the scenario says so,
 and leaves nothing behind, however it ends.
@@ -8,7 +8,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +17,21 @@ from typing import Any, Self
 import asyncpg
 import msgspec
 
+from loadtests.answers import AuditEntry
+from loadtests.attempts import read_attempts
+from loadtests.audit_check import AuditCheckError, AuditFindings, compare, read_audit
 from loadtests.children import Child, ChildError, python
 from loadtests.fingerprint import Postgres, environment
-from loadtests.measure import Latency, Series, catalogue, now_us, read_measurements
+from loadtests.measure import Latency, Series, now_us
 from loadtests.progress import Progress
+from loadtests.recorded import catalogue, read_measurements
 from loadtests.result import FaultDone, Result, summarise
 from loadtests.sampling import Sampler
 from loadtests.stage import ORG, ServerUnderTest, StageError, database, fingerprint, outer_environment
-from loadtests.thresholds import judge
+from loadtests.thresholds import judge, measurable
+from loadtests.tokens import JWT_SECRET, user_token
+from loadtests.tokens import ORG as ORG_VARIABLE
+from loadtests.users_process import ATTEMPTS, MEASUREMENTS, make_users
 from loadtests.verify import Findings, RollingVerifier, Verifier
 from server.db.storage.strategies import storage as strategy
 from simulator.ledger import LedgerError
@@ -32,8 +39,8 @@ from simulator.scenario import Fault, Scenario
 
 FLEET_GRACE_SECONDS = 30.0
 """Beyond its duration: connecting, the last acknowledgements, leaving."""
-BROWSERS_GRACE_SECONDS = 20.0
-LEDGER, REPORT, MEASUREMENTS = "ledger.jsonl", "fleet.json", "browsers.json"
+USERS_GRACE_SECONDS = 20.0
+LEDGER, REPORT = "ledger.jsonl", "fleet.json"
 MAX_GENERATOR_CPU = 0.85
 """Of a core, for the Locust process; the fleet judges its own."""
 
@@ -49,6 +56,8 @@ class Outcome:
     faults: list[FaultDone] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
+    audit: AuditFindings | None = None
+    """None: nobody acted, or it could not be checked."""
     interrupted: bool = False
 
 
@@ -65,7 +74,7 @@ class Run:
         self._sampler: Sampler | None = None
         self._server: ServerUnderTest | None = None
         self._fleet: Child | None = None
-        self._browsers: Child | None = None
+        self._users: Child | None = None
 
     async def perform(self) -> Result:
         """Run, stop everything, judge.
@@ -102,27 +111,30 @@ class Run:
             fleet = self._fleet = self._make_fleet(server)
             stack.push_async_callback(fleet.stop)
             await fleet.start()
-            browsers = self._browsers = self._make_browsers(server) if scenario.ui.subscribers else None
-            if browsers is not None:
-                stack.push_async_callback(browsers.stop, signal.SIGTERM, 10.0)
-                await browsers.start()
+            users = self._users = make_users(scenario, server, directory) if scenario.users else None
+            if users is not None:
+                stack.push_async_callback(users.stop, signal.SIGTERM, 10.0)
+                await users.start()
             async with _Background() as background:
                 background.start(sampler.run())
                 checking = background.start(rolling.run())
                 background.start(self._watch_server(server, sampler))
                 background.start(self._faults(server))
                 background.start(self._show(sampler))
-                if browsers is not None:
-                    background.start(self._watch_cpu(browsers))
-                await self._load(fleet, browsers, background)
+                if users is not None:
+                    background.start(self._watch_cpu(users))
+                await self._load(fleet, users, background)
                 rolling.stop()
                 with suppress(LedgerError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                     await checking
             await sampler.sample()
+            entries = await self._audit(server) if scenario.actions.operators else None
             self._progress.say("stopping the server")
             if not await server.child.stop():
                 self._outcome.invalid.append("the server did not end within 30 s of SIGTERM")
             await self._verify_rest(rolling)
+            if entries is not None:
+                self._check_audit(entries, verifier.executed())
 
     # -- parts
 
@@ -150,27 +162,35 @@ class Run:
             self._directory / "fleet.log",
         )
 
-    def _make_browsers(self, server: ServerUnderTest) -> Child:
-        scenario = self._scenario
-        locustfile = Path(__file__).with_name("locustfile.py")
-        arguments = [
-            "-f", str(locustfile), "--headless", "--host", server.http, "--users", str(scenario.ui.subscribers),
-            "--spawn-rate", f"{scenario.ui.spawn_rate:g}", "--stop-timeout", "2",
-            "--csv", str(self._directory / "locust"), "--only-summary",
-        ]  # fmt: skip
-        variables = {
-            "SEATRIAL_JWT_SECRET": server.secret,
-            "SEATRIAL_ORG": ORG,
-            "SEATRIAL_MEASUREMENTS": str(self._directory / MEASUREMENTS),
-        }
-        return Child(
-            "browsers", python("locust", *arguments), outer_environment() | variables, self._directory / "browsers.log"
-        )
+    async def _audit(self, server: ServerUnderTest) -> list[AuditEntry] | None:
+        """The audit log of this run; None: it cannot be read, which makes the run invalid."""
+        self._progress.say("reading the audit log")
+        environ = {JWT_SECRET: server.secret, ORG_VARIABLE: ORG}
+
+        def authorization() -> str:
+            return f"Bearer {user_token(environ, 'audit-check', 'admin')}"
+
+        try:
+            return await read_audit(server.http, authorization, self._started_us)
+        except AuditCheckError as error:
+            self._outcome.invalid.append(str(error))
+            return None
+
+    def _check_audit(self, entries: list[AuditEntry], executed: Mapping[str, int]) -> None:
+        """Hold it against what operators attempted and the fleet carried out."""
+        try:
+            attempts = read_attempts(self._directory / ATTEMPTS)
+        except (OSError, ValueError) as error:
+            self._outcome.invalid.append(f"the operators' attempts cannot be read: {error}")
+            return
+        if not attempts:
+            self._outcome.invalid.append("the operators attempted nothing, so the audit log proves nothing")
+        self._outcome.audit = compare(self._directory.name, attempts, entries, executed)
 
     # -- while it runs
 
-    async def _load(self, fleet: Child, browsers: Child | None, background: "_Background") -> None:
-        """Until the fleet has ended by itself, and the browsers after it."""
+    async def _load(self, fleet: Child, users: Child | None, background: "_Background") -> None:
+        """Until the fleet has ended by itself, and the users after it."""
         seconds = self._scenario.duration_seconds
         ended = await background.first_of(fleet.wait(), seconds + FLEET_GRACE_SECONDS)
         if ended is None:
@@ -178,11 +198,11 @@ class Run:
             await fleet.stop(signal.SIGTERM, 15)
         elif ended not in {0, 12}:  # 12: its own report says why
             raise fleet.failure(f"ended with exit code {ended}")
-        if browsers is not None:
+        if users is not None:
             # Nothing comes to them any more: they leave, and write what they measured.
-            browsers.send(signal.SIGTERM)
-            if await background.first_of(browsers.wait(), BROWSERS_GRACE_SECONDS) is None:
-                await browsers.kill()
+            users.send(signal.SIGTERM)
+            if await background.first_of(users.wait(), USERS_GRACE_SECONDS) is None:
+                await users.kill()
 
     async def _watch_server(self, server: ServerUnderTest, sampler: Sampler) -> None:
         """Notice that the server died, and start it again if the scenario says so."""
@@ -204,14 +224,14 @@ class Run:
             self._outcome.faults.append(FaultDone(at_us=now_us(), kind=fault.kind, detail=detail))
             self._progress.say(f"fault: {fault.kind}: {detail}")
 
-    async def _watch_cpu(self, browsers: Child) -> None:
+    async def _watch_cpu(self, users: Child) -> None:
         """A Locust process that has no core left measures itself."""
         loop = asyncio.get_running_loop()
         busy = 0
         while True:
-            before, started = browsers.cpu_seconds(), loop.time()
+            before, started = users.cpu_seconds(), loop.time()
             await asyncio.sleep(1.0)
-            used = browsers.cpu_seconds() - before
+            used = users.cpu_seconds() - before
             busy = busy + 1 if used / (loop.time() - started) > MAX_GENERATOR_CPU else 0
             if busy == 5:
                 self._outcome.invalid.append(f"Locust used over {MAX_GENERATOR_CPU:.0%} of a core for 5 s")
@@ -256,15 +276,20 @@ class Run:
                 for name in ("ack_latency_ms", "schedule_lag_ms"):
                     measured[name] = Latency.decode([report[name]["hdr"]])
                 measured["resends"] = float(report["batches"]["resent"])
+                if self._scenario.actions.operators:
+                    measured["actions_sent_twice"] = float(report["actions"]["repeated"])
                 outcome.invalid += [f"fleet: {reason}" for reason in report["invalid"]]
-        if self._browsers is not None:
+        if self._users is not None:
             try:
                 recorded = read_measurements(self._directory / MEASUREMENTS)
             except (OSError, ValueError) as error:
-                code = self._browsers.exit_code
-                outcome.invalid.append(f"the browsers left no measurements (exit code {code}): {error}")
+                code = self._users.exit_code
+                outcome.invalid.append(f"the users left no measurements (exit code {code}): {error}")
             else:
-                measured.update(catalogue([recorded]))
+                found = catalogue([recorded])
+                measured.update({name: found[name] for name in found if measurable(name, self._scenario)})
+        if outcome.audit is not None:
+            measured.update(outcome.audit.measured())
 
     def _result(self) -> Result:
         """Judge what there is."""
@@ -274,9 +299,9 @@ class Run:
         outcome.measured["ledger_verified_fraction"] = findings.verified_fraction
         if findings.unverified:
             outcome.invalid.append(f"{findings.unverified} stored rows unverified: the fleet's ledger fell silent")
-        (self._directory / "findings.json").write_bytes(
-            msgspec.json.format(msgspec.json.encode(findings), indent=2) + b"\n"
-        )
+        self._write("findings.json", findings)
+        if outcome.audit is not None:
+            self._write("audit.json", outcome.audit)
         return summarise(
             self._scenario,
             started_at_us=self._started_us,
@@ -288,6 +313,9 @@ class Run:
             invalid=outcome.invalid,
             interrupted=outcome.interrupted,
         )
+
+    def _write(self, name: str, found: Findings | AuditFindings) -> None:
+        (self._directory / name).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
 
 
 class _Background:

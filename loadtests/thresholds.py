@@ -10,6 +10,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from loadtests.measure import Latency, Series
+from loadtests.recorded import CHART_RANGES
 from simulator.scenario import Problem, Scenario, ScenarioError, Threshold
 from simulator.scenario_format import unknown
 
@@ -32,7 +33,11 @@ class Metric(NamedTuple):
     meaning: str
     needs: tuple[str, ...] = ()
     """Keys of the scenario that must be above 0, or there is nothing to measure."""
+    needs_one_of: tuple[str, ...] = ()
+    """Keys of which one at least must be."""
 
+
+_API_USERS = ("actions.operators", "ui.chart_readers", "ui.log_downloaders", "ui.auditors")
 
 METRICS: dict[str, Metric] = {
     "ack_latency_ms": Metric("ms", "latency", "From a batch's intended time to its ack at the agent: it is committed."),
@@ -45,8 +50,27 @@ METRICS: dict[str, Metric] = {
         "From a log line's own time to its receipt by a browser.",
         ("ui.subscribers", "fleet.log_lines"),
     ),
-    "action_round_trip_ms": Metric("ms", "latency", "From the request of an action to its known outcome."),
-    "chart_query_ms": Metric("ms", "latency", "From the request of a chart to the whole answer."),
+    "action_round_trip_ms": Metric(
+        "ms", "latency", "From the intended time of an action's request to its known outcome.", ("actions.operators",)
+    ),
+    "chart_query_ms": Metric(
+        "ms", "latency", "From the intended time of a chart's request to the whole answer.", ("ui.chart_readers",)
+    ),
+    **{
+        f"chart_query_{name}_ms": Metric(
+            "ms", "latency", f"The same for charts of {name} alone.", ("ui.chart_readers",)
+        )
+        for name in CHART_RANGES
+    },
+    "log_download_ms": Metric(
+        "ms",
+        "latency",
+        "From the intended time of a log download's request to its last byte.",
+        ("ui.log_downloaders", "fleet.log_lines"),
+    ),
+    "log_lines_downloaded": Metric(
+        "", "count", "Log lines in all downloads.", ("ui.log_downloaders", "fleet.log_lines")
+    ),
     "insert_rows_per_second": Metric("rows/s", "series", "Rows committed in each second, samples and log lines."),
     "insert_batch_ms": Metric("ms", "latency", "One flush of a writer lane, COPY to COMMIT."),
     "prune_rows_per_second": Metric("rows/s", "series", "Rows removed by retention, over each pruning."),
@@ -77,6 +101,29 @@ METRICS: dict[str, Metric] = {
         "Messages of no known form, samples going back in time, log lines twice, topics without an answer.",
         ("ui.subscribers",),
     ),
+    "api_violations": Metric(
+        "",
+        "count",
+        "Answers of the API that break a promise, attempts that must be denied and were not.",
+        (),
+        _API_USERS,
+    ),
+    "turns_skipped": Metric(
+        "", "count", "Turns that simulated users left out because the one before took too long.", (), _API_USERS
+    ),
+    "audit_missing": Metric("rows", "count", "Attempts without a row in the audit log.", ("actions.operators",)),
+    "audit_duplicate": Metric(
+        "rows", "count", "Audit rows beyond the one of their attempt, or of no attempt.", ("actions.operators",)
+    ),
+    "audit_wrong": Metric(
+        "rows", "count", "Audit rows that tell another attempt or outcome than took place.", ("actions.operators",)
+    ),
+    "actions_executed_twice": Metric(
+        "", "count", "Executions of an action beyond its first, over all agents.", ("actions.operators",)
+    ),
+    "actions_sent_twice": Metric(
+        "", "count", "Actions that reached an agent which knew them already.", ("actions.operators",)
+    ),
 }
 """Every metric there is."""
 
@@ -87,6 +134,12 @@ ALWAYS: tuple[Threshold, ...] = (
     Threshold(metric="ledger_verified_fraction", stat="value", op=">=", limit=0.99),
     Threshold(metric="live_foreign", stat="count", op="==", limit=0),
     Threshold(metric="live_violations", stat="count", op="==", limit=0),
+    Threshold(metric="api_violations", stat="count", op="==", limit=0),
+    Threshold(metric="audit_missing", stat="count", op="==", limit=0),
+    Threshold(metric="audit_duplicate", stat="count", op="==", limit=0),
+    Threshold(metric="audit_wrong", stat="count", op="==", limit=0),
+    Threshold(metric="actions_executed_twice", stat="count", op="==", limit=0),
+    Threshold(metric="actions_sent_twice", stat="count", op="==", limit=0),
 )
 """Judged in every run that can measure them, whatever the scenario says: it can be stricter, never laxer."""
 
@@ -143,10 +196,26 @@ def _mistake(threshold: Threshold, scenario: Scenario) -> str:
     statistics = STATISTICS[metric.kind]
     if threshold.stat not in statistics:
         return f"unknown statistic; {threshold.metric} has {', '.join(statistics)}"
-    for key in metric.needs:
+    return _lack(metric, scenario)
+
+
+def measurable(name: str, scenario: Scenario) -> bool:
+    """Whether a scenario makes what a metric measures."""
+    return not _lack(METRICS[name], scenario)
+
+
+def _lack(metric: Metric, scenario: Scenario) -> str:
+    """What the scenario lacks to measure it; empty: nothing."""
+
+    def number(key: str) -> int:
         section, _, leaf = key.partition(".")
-        if not getattr(getattr(scenario, section), leaf):
+        return int(getattr(getattr(scenario, section), leaf))
+
+    for key in metric.needs:
+        if not number(key):
             return f"cannot be measured with {key} = 0"
+    if metric.needs_one_of and not any(map(number, metric.needs_one_of)):
+        return f"cannot be measured without {' or '.join(metric.needs_one_of)}"
     return ""
 
 

@@ -155,6 +155,14 @@ class Verifier:
         ends = [reader.progress_us + 2 * reader.header.interval_us for reader in self._readers if reader.header]
         return max(ends, default=0)
 
+    def executed(self) -> Counter[str]:
+        """How many times the fleet carried out each command, by action id, as far as the ledgers tell."""
+        total: Counter[str] = Counter()
+        for reader in self._readers:
+            reader.poll()
+            total += reader.executed
+        return total
+
     async def verify(self, since: int, until: int, *, still_whole: Callable[[], bool] | None = None) -> bool:
         """Compare everything with since <= at < until (Unix microseconds).
 

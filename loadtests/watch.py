@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from loadtests.measure import ClockOffset, Measurements
+from loadtests.measure import ClockOffset
+from loadtests.recorded import Measurements
 from server.protocol.codec import FrameError, decode_live_event
 from server.protocol.messages import (
     ContainerStatus,

@@ -31,6 +31,7 @@ from server.protocol.messages import (
     Inventory,
     Rejected,
 )
+from server.quotas import Organisation, Quotas
 from server.sockets import Socket
 
 _GONE = frozenset({"removed", "dead"})
@@ -38,6 +39,13 @@ _GONE = frozenset({"removed", "dead"})
 REJECTED_SHOWN = 20
 """Rejected rows that an ack names; those beyond are counted by reason."""
 TAKEOVER_ALARM_SECONDS = 60.0
+
+
+NO_EPOCH = "00000000-0000-0000-0000-000000000000"
+"""Of a host that was invited and never seen."""
+
+SeriesKey = tuple[str, str, str]
+"""Organisation, host and series: a workload across re-created containers."""
 
 
 def now_us() -> int:
@@ -49,8 +57,8 @@ class TrackedContainer:
     """A container of an agent: its key, its newest times, and what the live view shows of it."""
 
     __slots__ = (
-        "cpu", "floor_at", "id", "info", "key", "last_at", "last_log", "live_at", "live_topic", "log_topic", "mem",
-        "removed_at", "rx", "series", "tx",
+        "cpu", "floor_at", "id", "info", "key", "last_at", "last_log", "late_log_bytes", "live_at", "live_topic",
+        "log_bytes", "log_mark", "log_topic", "mem", "pinned", "removed_at", "rx", "series", "tx",
     )  # fmt: skip
 
     def __init__(self, org: str, host: str, info: Container) -> None:
@@ -63,12 +71,19 @@ class TrackedContainer:
         self.floor_at = 0
         """Newest sample of earlier epochs: at or below it a row may be stored already."""
         self.last_log = (0, -1)
+        self.log_bytes = 0
+        """Of lines since the last segment (`server.log_bounds`)."""
+        self.log_mark = 0
+        """When `log_bytes` reaches it, the bounds are told."""
+        self.late_log_bytes = 0
         self.live_at = 0
         self.cpu: float | None = None
         self.mem: int | None = None
         self.rx: int | None = None
         self.tx: int | None = None
         self.removed_at: float | None = None
+        self.pinned = False
+        """An Admin protected its series. The registry keeps it."""
         self.update(info)
 
     def update(self, info: Container) -> None:
@@ -82,6 +97,11 @@ class TrackedContainer:
         if info.state != "running":
             self.cpu = self.mem = self.rx = self.tx = None
 
+    @property
+    def protected(self) -> bool:
+        """Whether only an Admin may stop it: by its label, or because an Admin said so."""
+        return self.info.protected or self.pinned
+
     def show(self, at: int, cpu: float | None, mem: int | None, rx: int | None, tx: int | None) -> None:
         """Take the newest values for the live view; `at` in Unix microseconds."""
         self.live_at, self.cpu, self.mem, self.rx, self.tx = at, cpu, mem, rx, tx
@@ -91,7 +111,7 @@ class TrackedContainer:
         info = self.info
         return ContainerStatus(
             id=self.key, host=host, docker_id=info.id, name=info.name, series=self.series, image=info.image,
-            state=info.state, protected=info.protected, memory_limit_bytes=info.memory_limit_bytes, labels=info.labels,
+            state=info.state, protected=self.protected, memory_limit_bytes=info.memory_limit_bytes, labels=info.labels,
         )  # fmt: skip
 
 
@@ -100,7 +120,7 @@ class Progress:
 
     __slots__ = (
         "acked", "epoch", "on_change", "outstanding_batches", "outstanding_bytes", "received", "rejected", "rejected_more",
-        "suspect", "told",
+        "suspect", "told", "unacked_batches", "unacked_bytes",
     )  # fmt: skip
 
     def __init__(self, epoch: str, acked: int = 0) -> None:
@@ -109,6 +129,9 @@ class Progress:
         self.received = acked
         self.outstanding_batches = 0
         self.outstanding_bytes = 0
+        self.unacked_batches = 0
+        """Committed, and the agent was not told yet: they fill its window still."""
+        self.unacked_bytes = 0
         self.rejected: list[Rejected] = []
         self.rejected_more: Counter[str] = Counter()
         self.told: list[Rejected] = []
@@ -123,6 +146,8 @@ class Progress:
         self.acked = max(self.acked, seq)
         self.outstanding_batches -= batches
         self.outstanding_bytes -= size
+        self.unacked_batches += batches
+        self.unacked_bytes += size
         for row in rejected:
             if len(self.rejected) < REJECTED_SHOWN:
                 self.rejected.append(row)
@@ -165,6 +190,8 @@ class AgentRecord:
         "last_seen_us",
         "online",
         "org",
+        "organisation",
+        "present",
         "progress",
         "session",
         "skew_ms",
@@ -173,8 +200,10 @@ class AgentRecord:
         "topic",
     )  # fmt: skip
 
-    def __init__(self, org: str, host: str, lane: int) -> None:
+    def __init__(self, org: str, host: str, lane: int, organisation: Organisation) -> None:
         self.org = org
+        self.organisation = organisation
+        """What its organisation takes, all its hosts together."""
         self.host = host
         self.lane = lane
         self.topic = (org, f"host:{host}")
@@ -188,6 +217,8 @@ class AgentRecord:
         self.containers: dict[int, TrackedContainer] = {}
         """By ref, of this epoch."""
         self.by_id: dict[int, TrackedContainer] = {}
+        self.present = 0
+        """Of these, containers that are there."""
         self.snapshot: set[int] | None = None
         """Refs seen so far of a full snapshot that comes in parts."""
         self.dirty: set[int] = set()
@@ -208,21 +239,36 @@ class AgentRecord:
         return HostStatus(
             id=self.host, hostname=hello.hostname if hello else "", online=self.online, last_seen=self.seen_us(),
             agent_version=hello.agent_version if hello else "", cores=hello.cores if hello else 0,
-            containers=sum(c.removed_at is None for c in self.by_id.values()),
+            containers=self.present,
             clock_skew_ms=self.skew_ms, alert=self.alert,
         )  # fmt: skip
 
     def send_ack(self) -> None:
-        """Send the newest ack; an agent that does not read keeps only that one pending."""
+        """Send the newest ack, or let it wait for the organisation's bucket.
+
+        An agent that does not read keeps only that one pending.
+        """
         session = self.session
-        if session is None:
+        if session is None or not self.organisation.may_ack(self):
             return
         ack = self.progress.take_ack()
         if session.socket.try_send(encode(ack)):
             self.ack_due = False
+            self.pay()
         else:
             self.progress.restore(ack)
             self.ack_due = True
+
+    def pay(self) -> None:
+        """The agent is told how far it is committed: its organisation pays for what that lets go."""
+        progress = self.progress
+        self.organisation.pay(progress.unacked_batches)
+        progress.unacked_batches = progress.unacked_bytes = 0
+
+    def count_present(self, change: int) -> None:
+        """So many containers came (or went, below zero)."""
+        self.present += change
+        self.organisation.containers += change
 
 
 @dataclass(slots=True)
@@ -260,6 +306,7 @@ class Registry:
     def __init__(
         self,
         counters: Counters,
+        quotas: Quotas,
         *,
         lanes: int,
         max_containers: int,
@@ -268,6 +315,7 @@ class Registry:
         offline_after_seconds: float,
     ) -> None:
         self._counters = counters
+        self._quotas = quotas
         self._lanes = lanes
         self._max_containers = max_containers
         self._labels_bytes = labels_bytes
@@ -276,6 +324,8 @@ class Registry:
         self.records: dict[tuple[str, str], AgentRecord] = {}
         self.by_container: dict[int, AgentRecord] = {}
         self.dirty: set[AgentRecord] = set()
+        self.protected: frozenset[SeriesKey] = frozenset()
+        """Series that Admins protected; labels beside."""
         self.connected = 0
         self._sessions = 0
         self._leaving: dict[AgentRecord, float] = {}
@@ -286,15 +336,42 @@ class Registry:
         """The record of a host, new if it was never seen. Its lane follows from its name, for life."""
         key = (org, host)
         if (record := self.records.get(key)) is None:
-            record = self.records[key] = AgentRecord(org, host, container_id(org, host, "") % self._lanes)
+            lane = container_id(org, host, "") % self._lanes
+            record = self.records[key] = AgentRecord(org, host, lane, self._quotas.of(org))
         return record
+
+    def invite(self, org: str, host: str) -> None:
+        """A host whose agent was invited: it is known from now on, never seen until it connects."""
+        record = self.record(org, host)
+        if record.hello is None:
+            record.hello = Hello(
+                protocol=1, epoch=NO_EPOCH, connection=1, machine_id="", oldest=1, next_seq=1, agent_version="",
+                hostname="", cores=0,
+            )  # fmt: skip
 
     def restore(self, org: str, host: str, info: Container) -> None:
         """A container that the database knows as present: the next full list that lacks it removes it."""
         record = self.record(org, host)
         container = TrackedContainer(org, host, info)
-        if self.by_container.setdefault(container.id, record) is record:
+        if self.by_container.setdefault(container.id, record) is record and container.id not in record.by_id:
             record.by_id[container.id] = container
+            record.count_present(container.removed_at is None)
+            self._pin(record, container)
+
+    def protect(self, protected: frozenset[SeriesKey]) -> None:
+        """Take over which series are protected; their watchers are told."""
+        changed = self.protected ^ protected
+        self.protected = protected
+        for key in {(org, host) for org, host, _ in changed}:
+            if (record := self.records.get(key)) is not None:
+                containers = [c for c in record.by_id.values() if (*key, c.series) in changed]
+                for container in containers:
+                    self._pin(record, container)
+                if containers:
+                    self.on_host(record, [c for c in containers if c.removed_at is None], [])
+
+    def _pin(self, record: AgentRecord, container: TrackedContainer) -> None:
+        container.pinned = (record.org, record.host, container.series) in self.protected
 
     # -- connections
 
@@ -315,9 +392,11 @@ class Registry:
         if current is not None:
             self._take_over(record, current, hello)
         now = asyncio.get_running_loop().time()
+        record.pay()  # for the acks that did not reach it: the welcome tells how far it is
         if hello.epoch != record.progress.epoch:
             self._begin_epoch(record, hello.epoch)
         record.progress.tell_again()
+        record.organisation.agents += 1
         self._sessions += 1
         session = Session(
             id=f"{self._sessions:x}-{now_us():x}", socket=socket, record=record, progress=record.progress,
@@ -382,6 +461,7 @@ class Registry:
         record.last_seen_us = record.seen_us()
         record.session = None
         record.progress.on_change = None
+        record.organisation.agents -= 1
         self.connected -= 1
         self._leaving[record] = asyncio.get_running_loop().time() + self._offline_after_seconds
 
@@ -419,6 +499,23 @@ class Registry:
             count += len(gone)
         self._counters.containers_forgotten += count
         return count
+
+    def drop_host(self, org: str, host: str, seen_before_us: int) -> bool:
+        """Forget a host that was not seen since then, with its containers; False: it was, or is connected."""
+        record = self.records.get((org, host))
+        if record is None:
+            return True
+        if record.session is not None or record.seen_us() >= seen_before_us:
+            return False
+        del self.records[org, host]
+        record.count_present(-record.present)
+        for key in record.by_id:
+            if self.by_container.get(key) is record:
+                del self.by_container[key]
+        self._counters.containers_forgotten += len(record.by_id)
+        self.dirty.discard(record)
+        self._leaving.pop(record, None)
+        return True
 
     def _set_offline(self, record: AgentRecord) -> None:
         record.online = False
@@ -468,9 +565,16 @@ class Registry:
                 continue
             container = known or record.by_id.get(container_id(record.org, record.host, info.id))
             is_new = container is None or container.id not in present
-            if info.state not in _GONE and is_new and len(present) >= self._max_containers:
-                change.errors.append(_limit(info, "containers", f"expected at most {self._max_containers} containers"))
-                continue
+            if info.state not in _GONE and is_new:
+                if len(present) >= self._max_containers:
+                    message = f"expected at most {self._max_containers} containers"
+                    change.errors.append(_limit(info, "containers", message))
+                    continue
+                organisation = record.organisation
+                if organisation.containers - record.present + len(present) >= organisation.limits.containers:
+                    message = f"expected at most {organisation.limits.containers} containers in the organisation"
+                    change.errors.append(_limit(info, "containers", message))
+                    continue
             if container is None:
                 container = TrackedContainer(record.org, record.host, info)
                 owner = self.by_container.setdefault(container.id, record)
@@ -479,8 +583,12 @@ class Registry:
                     change.errors.append(_about_container(info, "id", f"id = {info.id}: its 63-bit key is taken"))
                     continue
                 record.by_id[container.id] = container
+                was_present = False
             else:
+                was_present = container.removed_at is None
                 container.update(info)
+            self._pin(record, container)
+            record.count_present((container.removed_at is None) - was_present)
             if container.removed_at is None:
                 present.add(container.id)
             else:
@@ -503,6 +611,7 @@ class Registry:
 
     def _mark_removed(self, record: AgentRecord, container: TrackedContainer) -> None:
         info = container.info
+        record.count_present(-(container.removed_at is None))
         container.update(
             Container(
                 ref=info.ref, id=info.id, name=info.name, image=info.image, state="removed", labels=info.labels,

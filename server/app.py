@@ -9,30 +9,58 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
+import asyncpg
 from fastapi import FastAPI, WebSocket
 from prometheus_client import CollectorRegistry
 
+from server.actions import Actions
 from server.agents import Registry
+from server.auth.keys import Keys
+from server.auth.revocations import Revocations
 from server.auth.tokens import Tokens
 from server.counters import CounterCollector, Counters
 from server.db import migrate
+from server.db.access import Access
+from server.db.actions import ActionTable
+from server.db.administration import Administration
+from server.db.audit import Audit
 from server.db.directory import Directory
+from server.db.enrolment import Hosts
 from server.db.history import History
+from server.db.log_bounds import LogBoundKeeper
 from server.db.pool import Database
-from server.db.retention import Retention
+from server.db.retention import Ages, Retention
 from server.db.storage.strategies import storage as strategy
 from server.db.tickets import Tickets
 from server.db.writer import Lane, Seam
-from server.http import health, hosts, problems, tickets
+from server.errors import DatabaseDownError
+from server.http import (
+    actions,
+    administration,
+    agents,
+    audit,
+    charts,
+    containers,
+    health,
+    hosts,
+    logs,
+    problems,
+    tickets,
+)
+from server.http.body_limit import BodyLimit
 from server.hub import Hub
 from server.ingest import Budget, Ingest
+from server.log_bounds import LogBounds
 from server.protocol.codec import encode
 from server.protocol.messages import Drain
+from server.quotas import Limits, Quotas
 from server.settings import Settings
 from server.ws.agent import AgentEndpoint
 from server.ws.live import LiveEndpoint
 
 VERSION = "0.1.0"
+BUCKET_SECONDS = 0.1
+"""Pause between two fillings of the organisations' buckets."""
 
 _log = logging.getLogger("seatrial.app")
 
@@ -49,11 +77,21 @@ class Service:
             pool_size=settings.pool_size,
             statement_timeout_seconds=settings.statement_timeout_seconds,
         )
-        self.tokens = Tokens(settings.jwt_secret.get_secret_value())
+        self.tokens = Tokens(_keys(settings))
+        self.revocations = Revocations()
         self.hub = Hub()
-        self.budget = Budget(settings.ingest_budget_bytes)
+        self.budget = Budget(settings.ingest_budget_bytes, share=settings.org_budget_share)
+        self.quotas = Quotas(
+            Limits(
+                agents=settings.org_max_agents,
+                containers=settings.org_max_containers,
+                subscribers=settings.org_max_subscribers,
+                batches_per_second=settings.org_batches_per_second,
+            )
+        )
         self.registry = Registry(
             self.counters,
+            self.quotas,
             lanes=settings.lanes,
             max_containers=settings.max_containers,
             labels_bytes=settings.labels_bytes,
@@ -64,13 +102,33 @@ class Service:
         self.lanes: list[Lane] = []
         self.history = History(self.database, self.storage)
         self.tickets = Tickets(self.database, ticket_seconds=settings.ticket_seconds)
+        self.access = Access(self.database, self.revocations, self.registry, self.quotas)
+        self.access.on_revoked = self._close_revoked
+        self.hosts = Hosts(
+            self.database,
+            self.registry,
+            self.tokens,
+            self.access,
+            agent_token_seconds=settings.agent_token_seconds,
+        )
+        self.administration = Administration(self.database, self.registry, self.access, self.history)
         self.directory = Directory(self.database, self.registry, self.counters)
+        self.log_bounds = LogBounds(settings.log_bytes_per_container)
+        self.log_bound_keeper = LogBoundKeeper(
+            self.database, self.storage, self.log_bounds, self.registry, self.counters, self.committed
+        )
         self.retention = Retention(
             self.database,
             self.storage,
             self.registry,
+            self.log_bounds,
             self.counters,
-            retention_seconds=settings.retention_seconds,
+            ages=Ages(
+                samples=settings.retention_seconds,
+                actions=settings.action_retention_seconds,
+                audit=settings.audit_retention_seconds,
+                hosts=settings.host_retention_seconds,
+            ),
             interval_seconds=settings.prune_interval_seconds,
         )
         self.ingest = Ingest(
@@ -78,15 +136,44 @@ class Service:
             self.budget,
             self.lanes,
             self.hub,
+            self.log_bounds,
             window_batches=settings.window_batches,
             window_bytes=settings.window_bytes,
             accept_past_seconds=settings.accept_past_seconds,
             future_seconds=settings.future_seconds,
             log_text_bytes=settings.log_text_bytes,
         )
-        self.agents = AgentEndpoint(settings, self.tokens, self.registry, self.ingest, self.counters)
+        self.action_table = ActionTable(self.database, max_open=settings.max_open_actions)
+        self.actions = Actions(
+            self.action_table,
+            self.registry,
+            self.counters,
+            self.hub.publish_action,
+            grace_seconds=settings.action_grace_seconds,
+            seam=seam,
+        )
+        self.audit = Audit(self.database)
+        self.agents = AgentEndpoint(
+            settings,
+            self.tokens,
+            self.revocations,
+            self.quotas,
+            self.registry,
+            self.ingest,
+            self.actions,
+            self.counters,
+        )
         self.live = LiveEndpoint(
-            settings, self.tokens, self.tickets, self.registry, self.hub, _LiveLogs(self), self.counters
+            settings,
+            self.tokens,
+            self.revocations,
+            self.quotas,
+            self.tickets,
+            self.registry,
+            self.hub,
+            _LiveLogs(self),
+            self.actions,
+            self.counters,
         )
         self._seam = seam
         self._drained = False
@@ -112,6 +199,9 @@ class Service:
             finally:
                 await connection.close()
             await self.directory.load()
+            await self.access.refresh()
+            await self.actions.load()
+            await self.log_bound_keeper.load()
             tasks: set[asyncio.Task[None]] = set()
             stack.push_async_callback(_cancel, tasks)
             for index in range(self.settings.lanes):
@@ -127,7 +217,16 @@ class Service:
                 )
                 self.lanes.append(lane)
             stack.callback(self.lanes.clear)
-            for run in (self._tick, self.directory.run, self.retention.run, *(lane.run for lane in self.lanes)):
+            parts = (self._tick, self.directory.run, self.retention.run, *(lane.run for lane in self.lanes))
+            for run in (
+                *parts,
+                self.log_bound_keeper.run,
+                self._fill_buckets,
+                self.access.run,
+                self.actions.run_down,
+                self.actions.run_up,
+                self.actions.run_clock,
+            ):
                 task = asyncio.create_task(run())
                 task.add_done_callback(self._part_ended)
                 tasks.add(task)
@@ -151,7 +250,18 @@ class Service:
             session.socket.try_send(frame)
         self.ingest.draining = True
         done = await asyncio.gather(*(lane.drain(self.settings.drain_seconds) for lane in self.lanes))
+        self.quotas.release()
         await self.directory.write()
+        try:
+            async with asyncio.timeout(self.settings.drain_seconds):
+                await self.log_bound_keeper.write()
+        except (DatabaseDownError, asyncpg.PostgresError, TimeoutError):
+            _log.warning("counts of log bytes were not written")
+        try:
+            async with asyncio.timeout(self.settings.drain_seconds):
+                await self.actions.store_results()
+        except (DatabaseDownError, TimeoutError):
+            _log.warning("results of actions were not stored: the agents repeat them")
         if not all(done):
             _log.error("not everything was flushed: the agents hold it still", extra={"lanes": done.count(False)})
         _log.info("drained", extra={"agents": len(sessions), "reconnect_within_seconds": within})
@@ -175,6 +285,26 @@ class Service:
             self.registry.tick()
             self.live.tick()
             self.hub.publish_fleets(self.registry)
+
+    async def _fill_buckets(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(BUCKET_SECONDS)
+            self.quotas.tick(loop.time())
+
+    def _close_revoked(self) -> None:
+        self.agents.close_revoked()
+        self.live.close_revoked()
+
+    async def committed(self, container_id: int, timeout_seconds: float) -> None:
+        """Wait until what was received of a container is stored.
+
+        Raises:
+            TimeoutError: the database did not get there in time.
+        """
+        record = self.registry.by_container.get(container_id)
+        if record is not None:
+            await self.lanes[record.lane].barrier(timeout_seconds)
 
     # -- probes
 
@@ -205,6 +335,8 @@ class Service:
             ),
             "ingest_bytes": ("Rows received and not committed", self.budget.used_bytes),
             "ingest_budget_bytes": ("Most that ingest_bytes may be", self.budget.limit_bytes),
+            "acks_waiting": ("Agents whose ack waits for their organisation's rate", self.quotas.acks_waiting),
+            "actions_pending": ("Actions that wait for their agent", self.actions.pending),
             "lane_batches_pending": ("Batches waiting for a flush", sum(lane.pending for lane in self.lanes)),
             "lanes_failing": (
                 "Lanes whose last flush failed",
@@ -218,16 +350,10 @@ class _LiveLogs:
     """Stored lines for the live view: the history, and the lanes' barrier before it."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
+        self.committed = service.committed
         self.owns_container = service.history.owns_container
         self.tail = service.history.tail
         self.lines_after = service.history.lines_after
-
-    async def committed(self, container_id: int, timeout_seconds: float) -> None:
-        """Wait until what was received of a container is stored."""
-        record = self._service.registry.by_container.get(container_id)
-        if record is not None:
-            await self._service.lanes[record.lane].barrier(timeout_seconds)
 
 
 def create_app(settings: Settings, seam: Seam | None = None) -> FastAPI:
@@ -249,13 +375,30 @@ def create_app(settings: Settings, seam: Seam | None = None) -> FastAPI:
         lifespan=lifespan,
         exception_handlers=problems.HANDLERS,
     )
+    app.add_middleware(BodyLimit)
     app.state.service = service
     metrics = CollectorRegistry()
     metrics.register(CounterCollector(service.counters, service.gauges))
-    current_user = problems.CurrentUser(service.tokens)
+    current_user = problems.CurrentUser(service.tokens, service.revocations)
+    current_agent = agents.CurrentAgent(service.tokens, service.revocations)
     app.include_router(health.router(metrics, service.why_not_ready))
     app.include_router(tickets.router(service.tickets, current_user))
+    app.include_router(agents.router(service.hosts, settings, current_user, current_agent))
+    app.include_router(administration.router(service.administration, service.quotas, current_user))
     app.include_router(hosts.router(service.history, service.registry, current_user))
+    app.include_router(containers.router(service.history, current_user))
+    app.include_router(charts.router(service.history, current_user, retention_seconds=settings.retention_seconds))
+    app.include_router(
+        logs.router(
+            service.history,
+            current_user,
+            future_seconds=settings.future_seconds,
+            max_downloads=settings.max_downloads,
+            org_max_downloads=settings.org_max_downloads,
+        )
+    )
+    app.include_router(actions.router(service.actions, service.action_table, current_user))
+    app.include_router(audit.router(service.audit, current_user))
 
     @app.websocket("/ws/agent")
     async def agent_socket(ws: WebSocket) -> None:
@@ -266,6 +409,14 @@ def create_app(settings: Settings, seam: Seam | None = None) -> FastAPI:
         await service.live(ws)
 
     return app
+
+
+def _keys(settings: Settings) -> Keys:
+    if settings.jwt_secret is not None:
+        return Keys.of_secret(settings.jwt_secret.get_secret_value())
+    jwks, signing_key, signing_kid = settings.jwt_keys, settings.jwt_signing_key, settings.jwt_signing_kid
+    assert jwks and signing_key and signing_kid  # noqa: S101, PT018 - Settings wants one or the other
+    return Keys.of_files(jwks, signing_key, signing_kid)
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -1,23 +1,20 @@
-"""`seatrial serve`, `seatrial token`, `seatrial db`."""
+"""`seatrial serve`, `seatrial db`; `server.cli_access` has the rest."""
 
 import asyncio
 import json
 import os
-import secrets
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 USAGE, ENVIRONMENT = 2, 3
 
-token_app = typer.Typer(no_args_is_help=True, help="Mint development tokens (HS256, SEATRIAL_JWT_SECRET).")
 db_app = typer.Typer(no_args_is_help=True, help="Look after the database.")
 
-Secret = Annotated[str, typer.Option(envvar="SEATRIAL_JWT_SECRET", help="HS256 key, at least 32 bytes.")]
 DatabaseUrl = Annotated[
     str | None,
     typer.Option("--database-url", envvar="SEATRIAL_DATABASE_URL", help="postgresql://user:password@host/db"),
@@ -71,6 +68,7 @@ def _serve(context: typer.Context, flags: dict[str, Any]) -> int:
     from pydantic import ValidationError
 
     from server import logs, serving
+    from server.auth.keys import KeyFileError
     from server.settings import Settings
 
     known = Settings.model_fields
@@ -85,7 +83,10 @@ def _serve(context: typer.Context, flags: dict[str, Any]) -> int:
     except ValidationError as error:
         _fail(context, "\n".join(_setting_error(item) for item in error.errors(include_url=False)))
     logs.configure(settings.log_level, settings.log_format)
-    return serving.run(settings)
+    try:
+        return serving.run(settings)
+    except KeyFileError as error:
+        _fail(context, str(error))
 
 
 def _setting_error(item: Any) -> str:
@@ -98,49 +99,6 @@ def _setting_error(item: Any) -> str:
     hidden = name in {"database_url", "jwt_secret"}
     found = "" if hidden else f" = {item['input']!r}"
     return f"{name}{found} ({variable}): {item['msg'].removeprefix('Value error, ')}"
-
-
-@token_app.command("agent")
-def token_agent(
-    secret: Secret,
-    host: Annotated[str, typer.Option(help="Host id: what the agent is.")],
-    org: Annotated[str, typer.Option(help="Organisation.")] = "demo",
-    days: Annotated[int, typer.Option(min=1, max=400, help="Life in days.")] = 365,
-) -> None:
-    """A token for the agent of one host: Authorization: Bearer <it> on /ws/agent."""
-    _mint(secret, lambda tokens: tokens.mint_agent(org=org, host=host, seconds=days * 86_400))
-
-
-@token_app.command("user")
-def token_user(
-    secret: Secret,
-    user: Annotated[str, typer.Option(help="User id.")] = "developer",
-    org: Annotated[str, typer.Option(help="Organisation.")] = "demo",
-    role: Annotated[str, typer.Option(help="viewer, operator, admin or owner.")] = "viewer",
-    hours: Annotated[int, typer.Option(min=1, max=24 * 30, help="Life in hours.")] = 12,
-) -> None:
-    """A token for a user: Authorization: Bearer <it> on /api, or ?token=<it> on /ws/live."""
-    _mint(secret, lambda tokens: tokens.mint_user(org=org, subject=user, role=role, seconds=hours * 3600))
-
-
-@token_app.command("secret")
-def token_secret() -> None:
-    """A new random key for SEATRIAL_JWT_SECRET."""
-    typer.echo(secrets.token_urlsafe(48))
-
-
-def _mint(secret: str, mint: Callable[[Any], str]) -> None:
-    from server.auth.tokens import Tokens
-    from server.settings import MIN_SECRET_BYTES
-
-    if len(secret.encode()) < MIN_SECRET_BYTES:
-        typer.echo(f"SEATRIAL_JWT_SECRET: expected at least {MIN_SECRET_BYTES} bytes", err=True)
-        raise typer.Exit(USAGE)
-    try:
-        typer.echo(mint(Tokens(secret)))
-    except ValueError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(USAGE) from None
 
 
 @db_app.command("migrate")
@@ -157,7 +115,7 @@ def db_migrate(
         await migrate.apply(connection, strategy(storage))
         typer.echo("\n".join(await migrate.applied(connection)))
 
-    _with_connection(database_url, work)
+    with_connection(database_url, work)
 
 
 @db_app.command("rollback")
@@ -170,7 +128,7 @@ def db_rollback(database_url: Annotated[str, typer.Option(envvar="SEATRIAL_DATAB
         await migrate.rollback(connection)
         typer.echo("\n".join(await migrate.applied(connection)) or "no migrations left")
 
-    _with_connection(database_url, work)
+    with_connection(database_url, work)
 
 
 @db_app.command("status")
@@ -202,10 +160,11 @@ def db_status(
                 f" {size['table_bytes'] / 2**20:.1f} MiB + {size['index_bytes'] / 2**20:.1f} MiB of indexes"
             )
 
-    _with_connection(database_url, work)
+    with_connection(database_url, work)
 
 
-def _with_connection(database_url: str, work: Callable[[Any], Awaitable[None]]) -> None:
+def with_connection(database_url: str, work: Callable[[Any], Awaitable[None]]) -> None:
+    """Do some work with a connection to the database; exit 3 if that cannot be."""
     import asyncpg
 
     from server.errors import SeatrialError
@@ -244,6 +203,6 @@ def _postgres(folder: Path | None) -> Iterator[str | None]:
         postgres.stop()
 
 
-def _fail(context: typer.Context, message: str) -> Any:
+def _fail(context: typer.Context, message: str) -> NoReturn:
     typer.echo(f"{context.command_path}: {message}", err=True)
     sys.exit(USAGE)

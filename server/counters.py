@@ -62,7 +62,15 @@ class Counters:
     """By endpoint and reason."""
     takeovers: int = 0
     duplicate_identities: int = 0
+    actions_requested: int = 0
+    actions_sent: int = 0
+    actions_denied: Counter[str] = field(default_factory=Counter)
+    actions_ended: Counter[str] = field(default_factory=Counter)
+    """By state."""
     action_results_unknown: int = 0
+    action_results_repeated: int = 0
+    action_results_dropped: int = 0
+    """Reported while the queue to the database was full: the agents repeat them."""
     live_frames_sent: int = 0
     live_metrics_conflated: int = 0
     """Frames replaced by a newer one before a slow subscriber read them."""
@@ -70,6 +78,10 @@ class Counters:
     """Log lines that a slow subscriber got as a `gap`."""
     metric_rows_pruned: int = 0
     log_rows_pruned: int = 0
+    log_bytes_pruned: int = 0
+    """Of lines whose container passed its bound; those are among the rows, too."""
+    rows_pruned: Counter[str] = field(default_factory=Counter)
+    """By table, but for samples and lines."""
     container_collisions: int = 0
     containers_forgotten: int = 0
     directory_rows_refused: int = 0
@@ -89,17 +101,25 @@ _TOTALS = {
     "flushes_merged": "Of these, with rows that went by INSERT ON CONFLICT",
     "takeovers": "Agent connections replaced by a newer one of the same machine",
     "duplicate_identities": "Connections refused because another machine has the identity",
-    "action_results_unknown": "Results of actions that nobody asked for",
+    "actions_requested": "Actions admitted",
+    "actions_sent": "Actions sent to agents",
+    "action_results_unknown": "Results of actions that were not sent to that host",
+    "action_results_repeated": "Results reported again though stored before",
+    "action_results_dropped": "Results dropped while the queue to the database was full; agents repeat them",
     "live_frames_sent": "Frames written to subscribers",
     "live_metrics_conflated": "Metric frames replaced by newer ones before a slow subscriber read them",
     "live_lines_dropped": "Log lines that slow subscribers got as a gap",
     "metric_rows_pruned": "Samples removed by retention",
-    "log_rows_pruned": "Log lines removed by retention",
+    "log_rows_pruned": "Log lines removed by retention, or because their container passed its bound",
+    "log_bytes_pruned": "Bytes of log lines removed because their container passed its bound",
     "container_collisions": "Containers refused because their 63-bit id is taken",
     "directory_rows_refused": "Hosts and containers that Postgres refused to store",
     "containers_forgotten": "Containers dropped from memory after they were gone for the retention",
 }
 _LABELLED = {
+    "actions_denied": ("Attempts refused", ("reason",)),
+    "actions_ended": ("Actions that ended", ("state",)),
+    "rows_pruned": ("Rows removed by retention from the other tables", ("table",)),
     "flush_retries": ("Flushes tried again", ("reason",)),
     "rows_rejected": ("Rows not stored", ("reason",)),
     "errors_sent": ("Error frames sent", ("code",)),

@@ -2,6 +2,7 @@
 
 SeatrialError
  +-- PeerError           a peer broke the protocol: an `error` frame, a close code where it is fatal
+ +-- DeniedError         a user may not do what they asked for; the attempt has its audit row
  +-- DatabaseDownError   Postgres is away: nothing is lost, try again
  +-- StartupError        the environment cannot carry the server: exit 3
 """
@@ -22,6 +23,18 @@ class PeerError(SeatrialError):
         super().__init__(message)
         self.close_code = MEANING[code][1] or CloseCode.BAD_REQUEST
         self.error = Error(code=code, message=message, fatal=True, about=about)
+
+
+class DeniedError(SeatrialError):
+    """The user may not do it, and the audit log says that they tried.
+
+    Attributes:
+        code: `forbidden` or `revoked`, as the problem's title says it.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class DatabaseDownError(SeatrialError):

@@ -7,6 +7,8 @@ from server.agents import AgentRecord, Registry, TrackedContainer, now_us
 from server.outbox import Outbox
 from server.protocol.codec import encode
 from server.protocol.messages import (
+    ActionChange,
+    ActionStatus,
     FleetSummary,
     HostChange,
     LogLine,
@@ -140,6 +142,12 @@ class Hub:
             upserts=tuple(c.status(record.host) for c in upserts), removed=tuple(c.key for c in removed),
         )  # fmt: skip
         self._deliver(record.topic, encode(change))
+
+    def publish_action(self, org: str, action: ActionStatus) -> None:
+        """An action of an organisation began, went on or ended."""
+        key = (org, "actions")
+        if key in self._topics:
+            self._deliver(key, encode(ActionChange(topic="actions", action=action)))
 
     def publish_fleets(self, registry: Registry) -> None:
         """Once a second: a summary for each organisation that watches its fleet."""

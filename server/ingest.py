@@ -13,12 +13,14 @@ from typing import Protocol
 from server.agents import AgentRecord, Progress, Session, TrackedContainer, now_us
 from server.counters import Counters
 from server.errors import PeerError
+from server.log_bounds import LogBounds
 from server.protocol.canonical import clean_log_text
 from server.protocol.close_codes import CloseCode
 from server.protocol.codec import BadRow, Decoded
 from server.protocol.error_codes import ErrorCode, RejectReason
 from server.protocol.messages import About, Batch, Log, LogLine, Metric, Pulse, Rejected, Sample
-from server.rows import ROW_OVERHEAD_BYTES, pack_log, pack_metric
+from server.quotas import Organisation
+from server.rows import LINE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES, pack_log, pack_metric
 
 BATCH_OVERHEAD_BYTES = 600
 """A pending batch beside its rows: the object, its two lists, its place in the lane."""
@@ -70,22 +72,25 @@ class LiveSink(Protocol):
 
 
 class Budget:
-    """Memory for what is received and not committed, all agents together."""
+    """Memory for what is received and not committed, all agents together; one organisation gets at most its share."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, *, share: float = 1.0) -> None:
         self.limit_bytes = limit_bytes
+        self.share_bytes = int(limit_bytes * share)
         self.used_bytes = 0
 
-    def take(self, size: int) -> bool:
+    def take(self, organisation: Organisation, size: int) -> bool:
         """Count `size` bytes in; False: they do not fit, nothing is counted."""
-        if self.used_bytes + size > self.limit_bytes:
+        if self.used_bytes + size > self.limit_bytes or organisation.ingest_bytes + size > self.share_bytes:
             return False
         self.used_bytes += size
+        organisation.ingest_bytes += size
         return True
 
-    def give(self, size: int) -> None:
+    def give(self, organisation: Organisation, size: int) -> None:
         """Count `size` bytes out."""
         self.used_bytes -= size
+        organisation.ingest_bytes -= size
 
 
 class Ingest:
@@ -97,6 +102,7 @@ class Ingest:
         budget: Budget,
         lanes: Sequence[LaneSink],
         live: LiveSink,
+        log_bounds: LogBounds,
         *,
         window_batches: int,
         window_bytes: int,
@@ -108,6 +114,7 @@ class Ingest:
         self._budget = budget
         self._lanes = lanes
         self._live = live
+        self._log_bounds = log_bounds
         self.window_batches = window_batches
         self.window_bytes = window_bytes
         self._past_us = int(accept_past_seconds * 1e6)
@@ -160,7 +167,8 @@ class Ingest:
             + len(pending.rejected) * REJECTED_BYTES
             + BATCH_OVERHEAD_BYTES
         )
-        if not self._budget.take(pending.memory_bytes):
+        organisation = session.record.organisation
+        if not self._budget.take(organisation, pending.memory_bytes):
             error = PeerError(
                 ErrorCode.UNAVAILABLE,
                 "no memory left for unstored rows: keep them, come back later",
@@ -171,6 +179,7 @@ class Ingest:
         progress = session.progress
         self._counters.batches_declared_dropped += pending.seq - progress.received - 1
         progress.received = pending.seq
+        organisation.batches += 1
         progress.outstanding_batches += 1
         progress.outstanding_bytes += pending.frame_bytes
         self._counters.batches_accepted += 1
@@ -200,14 +209,14 @@ class Ingest:
             raise PeerError(ErrorCode.SEQ_GAP, f"seq = {batch.seq}: expected {expected}", _about(batch))
 
     def _check_window(self, progress: Progress, batch: Batch, frame_bytes: int) -> None:
+        # What is committed fills the agent's window until it is told.
+        batches = progress.outstanding_batches + progress.unacked_batches
+        size = progress.outstanding_bytes + progress.unacked_bytes
         # One batch may always be on its way, or a frame larger than the window could never be sent.
-        if progress.outstanding_batches and (
-            progress.outstanding_batches >= self.window_batches
-            or progress.outstanding_bytes + frame_bytes > self.window_bytes
-        ):
+        if batches and (batches >= self.window_batches or size + frame_bytes > self.window_bytes):
             raise PeerError(
                 ErrorCode.WINDOW_EXCEEDED,
-                f"{progress.outstanding_batches} batches of {progress.outstanding_bytes} bytes are unacknowledged:"
+                f"{batches} batches of {size} bytes are unacknowledged:"
                 f" expected at most {self.window_batches} of {self.window_bytes}",
                 _about(batch),
             )
@@ -285,12 +294,16 @@ class Ingest:
                 continue
             place = (log.at, log.line)
             new = place > container.last_log
-            if new:
-                container.last_log = place
-            else:
-                pending.replay = True
             text, cut = clean_log_text(log.text, self._log_text_bytes)
             truncated = log.truncated or cut
+            if new:
+                container.last_log = place
+                container.log_bytes += len(text) + LINE_OVERHEAD_BYTES
+                if container.log_bytes >= container.log_mark:
+                    self._log_bounds.grown(container)
+            else:
+                pending.replay = True
+                self._log_bounds.came_late(container, len(text) + LINE_OVERHEAD_BYTES)
             pending.log_rows.append(pack_log(container.id, log.at, log.line, log.stream, text, log.partial, truncated))
             kept.append(position)
             if new and self._live.watches_logs(container):

@@ -4,14 +4,20 @@ Built once at the top and handed down; nothing else reads the environment. `docs
 holds it to that.
 """
 
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.auth.principal import MAX_LIFE_SECONDS
+
 MIN_SECRET_BYTES = 32
 """HS256 wants a key at least as long as its hash: RFC 7518, section 3.2."""
+
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -25,8 +31,40 @@ class Settings(BaseSettings):
         SecretStr, Field(description="Postgres 15 to 18, as postgresql://user:password@host:port/database.")
     ]
     jwt_secret: Annotated[
-        SecretStr, Field(description="HS256 key for agents' and users' tokens, at least 32 bytes. For development.")
-    ]
+        SecretStr | None,
+        Field(description="HS256 key for agents' and users' tokens, at least 32 bytes. For development."),
+    ] = None
+    jwt_keys: Annotated[
+        Path | None,
+        Field(
+            description="JWKS file of the public keys that tokens are checked with. For production; docs/security.md."
+        ),
+    ] = None
+    jwt_signing_key: Annotated[
+        Path | None, Field(description="PEM file of the private key that signs agents' tokens; belongs to jwt_keys.")
+    ] = None
+    jwt_signing_kid: Annotated[
+        str | None, Field(min_length=1, description="kid of the signing key's public half in jwt_keys.")
+    ] = None
+    agent_token_seconds: Annotated[
+        int,
+        Field(ge=60, le=MAX_LIFE_SECONDS, description="Life of the tokens that enrolment and renewal give to agents."),
+    ] = 365 * 86_400
+    enrolment_seconds: Annotated[
+        int, Field(ge=60, le=7 * 86_400, description="Life of an unused enrolment token, if its request names none.")
+    ] = 3_600
+    public_url: Annotated[
+        str | None,
+        Field(
+            description="Where agents and browsers reach the server, as https://host[:port]; its origin may open /ws/live."
+        ),
+    ] = None
+    agent_image: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9][a-zA-Z0-9._/:@-]*$", max_length=255, description="Image that the install command runs."
+        ),
+    ] = "seatrial-agent"
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8000
     allowed_origins: Annotated[
@@ -44,6 +82,25 @@ class Settings(BaseSettings):
     retention_seconds: Annotated[float, Field(ge=1, description="Age at which samples and log lines are removed.")] = (
         86_400.0
     )
+    log_bytes_per_container: Annotated[
+        int,
+        Field(
+            ge=64 * 1024, description="Bytes of log that a container may have, 150 a line counted in; the oldest go."
+        ),
+    ] = 256 * 1024 * 1024
+    action_retention_seconds: Annotated[
+        float, Field(ge=3600, description="Age at which actions that ended are removed; open ones stay.")
+    ] = 30 * 86_400.0
+    audit_retention_seconds: Annotated[
+        float, Field(ge=3600, description="Age at which rows of the audit log are removed.")
+    ] = 400 * 86_400.0
+    host_retention_seconds: Annotated[
+        float,
+        Field(
+            ge=3600,
+            description="A host not seen for so long is removed, with its containers and protections; at least the retention.",
+        ),
+    ] = 90 * 86_400.0
     prune_interval_seconds: Annotated[
         float, Field(gt=0, description="Pause between two removals; must be shorter than the retention.")
     ] = 60.0
@@ -66,7 +123,28 @@ class Settings(BaseSettings):
     max_subscribers: Annotated[
         int, Field(ge=1, description="Live sockets open at once; more are refused with 503.")
     ] = 2_000
+    max_downloads: Annotated[
+        int, Field(ge=1, description="Log downloads that run at once; more are refused with 429.")
+    ] = 16
     max_containers: Annotated[int, Field(ge=1, description="Containers that one host may declare.")] = 1_000
+    org_max_agents: Annotated[
+        int, Field(ge=0, description="Agents of one organisation connected at once; more are refused with 429.")
+    ] = 10_000
+    org_max_containers: Annotated[
+        int, Field(ge=0, description="Containers of one organisation; those over it are left out and named.")
+    ] = 200_000
+    org_max_subscribers: Annotated[
+        int, Field(ge=0, description="Live sockets of one organisation; more are closed with 4504.")
+    ] = 1_000
+    org_max_downloads: Annotated[
+        int, Field(ge=0, description="Log downloads of one organisation at once; more are refused with 429.")
+    ] = 8
+    org_batches_per_second: Annotated[
+        int, Field(ge=0, description="Batches of one organisation acknowledged in a second; past it its acks wait.")
+    ] = 20_000
+    org_budget_share: Annotated[
+        float, Field(gt=0, le=1, description="Share of ingest_budget_bytes that one organisation may take.")
+    ] = 0.5
     max_subscriptions: Annotated[int, Field(ge=1, description="Topics that one live socket may watch.")] = 200
     frame_bytes: Annotated[
         int, Field(ge=4096, le=16 * 1024 * 1024, description="Largest frame that either socket takes; 1009 above.")
@@ -103,6 +181,13 @@ class Settings(BaseSettings):
     future_seconds: Annotated[
         float, Field(gt=0, description="How far ahead of the server's clock a row's time may lie.")
     ] = 60.0
+    action_grace_seconds: Annotated[
+        float,
+        Field(ge=0, description="After an action's expiry: time for its result to come before it is called unknown."),
+    ] = 30.0
+    max_open_actions: Annotated[
+        int, Field(ge=1, description="Actions of one organisation that may be open at once; more are refused with 429.")
+    ] = 1_000
     ticket_seconds: Annotated[int, Field(ge=1, le=30, description="Life of an unused live ticket.")] = 30
     drain_seconds: Annotated[float, Field(gt=0, le=300, description="Deadline of the last flush after SIGTERM.")] = 20.0
     reconnects_per_second: Annotated[
@@ -118,19 +203,41 @@ class Settings(BaseSettings):
 
     @field_validator("jwt_secret")
     @classmethod
-    def _is_long(cls, value: SecretStr) -> SecretStr:
-        if (found := len(value.get_secret_value().encode())) < MIN_SECRET_BYTES:
+    def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and (found := len(value.get_secret_value().encode())) < MIN_SECRET_BYTES:
             raise ValueError(f"expected at least {MIN_SECRET_BYTES} bytes, found {found}")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None and not is_origin(value):
+            raise ValueError("expected http[s]://host[:port] without a path")
         return value
 
     @field_validator("allowed_origins")
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
-            parts = urlsplit(origin)
-            if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path or "*" in origin:
+            if not is_origin(origin):
                 raise ValueError(f"{origin!r}: expected scheme://host[:port] without a path or wildcard")
         return value
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> "Settings":
+        files = (self.jwt_keys, self.jwt_signing_key, self.jwt_signing_kid)
+        if self.jwt_secret is not None and any(files):
+            raise ValueError("jwt_secret and jwt_keys: expected only one of them: a secret (development) or keys")
+        if self.jwt_secret is None and not any(files):
+            raise ValueError(
+                "jwt_secret, jwt_keys: missing; set SEATRIAL_JWT_SECRET (development), or SEATRIAL_JWT_KEYS with"
+                " SEATRIAL_JWT_SIGNING_KEY and SEATRIAL_JWT_SIGNING_KID (production)"
+            )
+        if any(files) and not all(files):
+            names = ("jwt_keys", "jwt_signing_key", "jwt_signing_kid")
+            missing = [name for name, value in zip(names, files, strict=True) if not value]
+            raise ValueError(f"{', '.join(missing)}: missing: expected all of {', '.join(names)}")
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
@@ -139,9 +246,19 @@ class Settings(BaseSettings):
                 f"prune_interval_seconds = {self.prune_interval_seconds:g}: expected less than"
                 f" retention_seconds = {self.retention_seconds:g}"
             )
+        if self.host_retention_seconds < self.retention_seconds:
+            raise ValueError(
+                f"host_retention_seconds = {self.host_retention_seconds:g}: expected at least"
+                f" retention_seconds = {self.retention_seconds:g}"
+            )
         return self
 
     @property
     def accept_past_seconds(self) -> float:
         """How old a row may be: the window, and one interval so that no row in it is refused (DESIGN, section 4)."""
         return self.retention_seconds - self.prune_interval_seconds
+
+
+def is_origin(text: str) -> bool:
+    """Whether `text` is an origin, as a browser writes it: scheme://host[:port], nothing else."""
+    return _ORIGIN.fullmatch(text) is not None

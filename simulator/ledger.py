@@ -5,6 +5,7 @@ one of the records below. A `progress` line closes each write: everything that h
 it. A reader may follow a growing file; a half-written last line waits for its other half.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -69,6 +70,13 @@ class InputRecord(_Record, tag="input", frozen=True, kw_only=True):
     kind: ActionKind
 
 
+class Executed(_Record, tag="executed", frozen=True, kw_only=True):
+    """A command that an agent carried out, whether it changed something or not; once per time that it did."""
+
+    agent: int
+    action_id: str
+
+
 class Dropped(_Record, tag="dropped", frozen=True, kw_only=True):
     """Batches that the agent gave up: `first` to `last`, of which those up to `sent` had been sent at least once."""
 
@@ -119,7 +127,7 @@ class End(_Record, tag="end", frozen=True, kw_only=True):
     at_us: int
 
 
-Record = Header | Limits | Map | InputRecord | Dropped | RejectedRecord | RejectedMore | Progress | End
+Record = Header | Limits | Map | InputRecord | Executed | Dropped | RejectedRecord | RejectedMore | Progress | End
 
 
 class LedgerWriter:
@@ -237,6 +245,7 @@ class LedgerReader:
         ended: whether the fleet stopped in order.
         courses: what each (agent, epoch) did.
         inputs: the commands that each agent carried out, in order.
+        executed: how many times each command was carried out, over all agents, by action id.
     """
 
     def __init__(self, path: Path) -> None:
@@ -251,6 +260,7 @@ class LedgerReader:
         self.ended = False
         self.courses: dict[tuple[int, int], Course] = {}
         self.inputs: dict[int, list[InputRecord]] = {}
+        self.executed: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         return self
@@ -311,6 +321,8 @@ class LedgerReader:
                 self._course(record.agent, record.epoch).maps.append(record)
             case InputRecord():
                 self.inputs.setdefault(record.agent, []).append(record)
+            case Executed():
+                self.executed[record.action_id] += 1
             case Dropped():
                 self._course(record.agent, record.epoch).dropped.append(record)
             case RejectedRecord():

@@ -2,7 +2,7 @@
 
 from server.protocol.messages import Action, ActionOutcome, ActionReport
 from simulator.host import FakeHost, Input
-from simulator.ledger import InputRecord
+from simulator.ledger import Executed, InputRecord
 from simulator.services import Services
 from simulator.signals import key_of
 
@@ -69,6 +69,7 @@ class Orders:
             self._finish(action.action_id, "failed", f"ref = {action.ref}: no such container")
             return
         services.counts.actions_executed += 1
+        services.record(Executed(agent=host.agent, action_id=action.action_id))
         if changed:
             services.record(InputRecord(agent=host.agent, tick=tick, ref=action.ref, kind=action.kind))
             self.changed.add(action.ref)

@@ -28,6 +28,7 @@ from simulator.scenario_format import (
 
 __all__ = [
     "NO_THRESHOLD",
+    "Actions",
     "Fault",
     "Fleet",
     "Problem",
@@ -43,6 +44,13 @@ __all__ = [
 _METRIC_STAT = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 _FAULT_KEY = re.compile(r"fault\[([0-9]+)\]\.(.+)", re.DOTALL)
 _SECTIONS = (*dict.fromkeys(key.partition(".")[0] for key in KEYS if "." in key), "server.env", "thresholds")
+_RATES = {
+    "ui.spawn_rate": (
+        "ui.subscribers", "ui.chart_readers", "ui.log_downloaders", "ui.auditors", "actions.operators",
+    ),
+    "actions.per_second": ("actions.operators",),
+}  # fmt: skip
+"""Rates, and the users of whom one at least must be there."""
 _SHORTER_THAN = {"fleet.ramp": "duration", "fleet.interval": "duration", "storage.prune_interval": "storage.retention"}
 
 
@@ -65,11 +73,22 @@ class Fleet(Struct, frozen=True, kw_only=True):
 
 
 class Ui(Struct, frozen=True, kw_only=True):
-    """The simulated browsers."""
+    """The simulated users who look."""
 
     subscribers: int
+    chart_readers: int
+    log_downloaders: int
+    auditors: int
     spawn_rate: float
-    """Browsers started a second."""
+    """Users of all kinds started a second."""
+
+
+class Actions(Struct, frozen=True, kw_only=True):
+    """The simulated users who act."""
+
+    operators: int
+    per_second: float
+    """Attempts, of all operators together."""
 
 
 class Server(Struct, frozen=True, kw_only=True):
@@ -130,11 +149,18 @@ class Scenario(Struct, frozen=True, kw_only=True):
     seed: int
     fleet: Fleet
     ui: Ui
+    actions: Actions
     server: Server
     storage: Storage
     faults: tuple[Fault, ...]
     """In the order in which they happen."""
     thresholds: tuple[Threshold, ...]
+
+    @property
+    def users(self) -> int:
+        """Simulated users of all kinds."""
+        ui = self.ui
+        return ui.subscribers + ui.chart_readers + ui.log_downloaders + ui.auditors + self.actions.operators
 
     def describe(self) -> str:
         """One paragraph for people: the question, and what will run."""
@@ -147,6 +173,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
             f"That is {rows:,.0f} samples/s and {lines:,.0f} log lines/s for {seconds(self.duration_seconds)}.",
             f"The seed is {self.seed}.",
             f"{ui.subscribers} browsers watch." if ui.subscribers else "No browser watches.",
+            *self._others(),
             f"Storage {storage.strategy} keeps {seconds(storage.retention_seconds)}.",
             f"It is pruned every {seconds(storage.prune_interval_seconds)}.",
         ]
@@ -154,6 +181,19 @@ class Scenario(Struct, frozen=True, kw_only=True):
             faults = ", ".join(f"{fault.kind} at {seconds(fault.at_seconds)}" for fault in self.faults)
             sentences.append(f"Faults: {faults}.")
         return " ".join(sentences)
+
+    def _others(self) -> list[str]:
+        """Who uses the API beside the browsers."""
+        found = []
+        if self.actions.operators:
+            found.append(f"{self.actions.operators} operators make {self.actions.per_second:g} attempts/s.")
+        counts = {
+            "read charts": self.ui.chart_readers,
+            "download logs": self.ui.log_downloaders,
+            "read the audit log": self.ui.auditors,
+        }
+        told = [f"{count} {what}" for what, count in counts.items() if count]
+        return [*found, f"{', '.join(told)}."] if told else found
 
 
 NO_THRESHOLD = "none"
@@ -249,6 +289,7 @@ class _Reader:
             seed=self._values["seed"],
             fleet=Fleet(**self._section("fleet", "interval", "ramp")),
             ui=Ui(**self._section("ui")),
+            actions=Actions(**self._section("actions")),
             server=Server(**self._section("server"), env=self._env),
             storage=Storage(**self._section("storage", "retention", "prune_interval")),
             faults=tuple(
@@ -298,10 +339,11 @@ class _Reader:
         for shorter, longer in _SHORTER_THAN.items():
             if shorter in values and longer in values and values[shorter] >= values[longer]:
                 self._conflict(shorter, f"must be shorter than {longer} ({seconds(values[longer])})")
-        # A flag may switch off the browsers of a file; a file that does so itself says two things.
-        idle = values.get("ui.subscribers") == 0 and "ui.subscribers" not in self._overrides
-        if idle and "ui.spawn_rate" in self._given:
-            self._conflict("ui.spawn_rate", "has no effect without ui.subscribers")
+        for rate, users in _RATES.items():
+            # A flag may switch off the users of a file; a file that does so itself says two things.
+            idle = all(values.get(key) == 0 for key in users) and not any(key in self._overrides for key in users)
+            if idle and rate in self._given:
+                self._conflict(rate, f"has no effect without {' or '.join(users)}")
 
     def _conflict(self, key: str, expected: str) -> None:
         self._wrong(key, self._given[key] if key in self._given else KEYS[key].default, expected)

@@ -213,8 +213,13 @@ KEYS: dict[str, Key] = {
     "fleet.log_lines": Key(_integer(0, 10_000), 1, "Log lines of each agent in an interval."),
     "fleet.ramp": Key(_duration("0s", "1h"), "5s", "Time over which the agents connect."),
     "fleet.transport": Key(_one_of("transport", "picows", "websockets"), "picows", "WebSocket client of the fleet."),
-    "ui.subscribers": Key(_integer(0, 10_000), 0, "Simulated browsers; 0 starts no Locust."),
-    "ui.spawn_rate": Key(_number(0.1, 1000), 10, "Browsers started a second."),
+    "ui.subscribers": Key(_integer(0, 10_000), 0, "Simulated browsers that watch live."),
+    "ui.chart_readers": Key(_integer(0, 1000), 0, "Simulated users who read charts, one a second each."),
+    "ui.log_downloaders": Key(_integer(0, 1000), 0, "Simulated users who download logs, every two seconds each."),
+    "ui.auditors": Key(_integer(0, 1000), 0, "Simulated users who read the audit log, every five seconds each."),
+    "ui.spawn_rate": Key(_number(0.1, 1000), 10, "Simulated users of all kinds started a second."),
+    "actions.operators": Key(_integer(0, 1000), 0, "Simulated users who start, stop and restart containers."),
+    "actions.per_second": Key(_number(0.01, 1000), 1, "Attempts a second, of all operators together."),
     "server.restart": Key(_flag, False, "Whether the runner starts the server again when it dies."),
     "server.log_level": Key(
         _one_of("log level", "debug", "info", "warning", "error"), "info", "The server's log level."

@@ -17,7 +17,7 @@ import asyncpg
 from server.agents import AgentRecord, Registry, TrackedContainer
 from server.counters import Counters
 from server.db.pool import Database
-from server.db.storage.plain import to_datetime, to_micros
+from server.db.storage.times import to_datetime, to_micros
 from server.errors import DatabaseDownError
 from server.protocol.messages import Container, Hello
 

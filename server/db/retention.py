@@ -1,19 +1,76 @@
-"""Scheduled removal of what is older than the retention, from every table that grows."""
+"""Scheduled removal of what is older than its retention, from every table that grows."""
 
 import asyncio
 import logging
 import time
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 
 from server.agents import Registry, now_us
+from server.auth.principal import MAX_LIFE_SECONDS
 from server.counters import Counters
 from server.db.pool import Database
 from server.db.storage.base import Storage
+from server.db.storage.times import to_datetime
 from server.errors import DatabaseDownError
+from server.log_bounds import LogBounds
+
+_ROWS = 1_000
+"""Rows per DELETE: bounds a statement's time and locks."""
+_HOSTS = 50
+"""Hosts per DELETE: each has up to a thousand containers."""
+
+_REVOCATION_SECONDS = MAX_LIFE_SECONDS + 86_400
+"""Every token that was issued before has expired by then, whatever the clocks."""
 
 _log = logging.getLogger("seatrial.retention")
+
+_OLD = {
+    # The rows of a container that is gone went with the window: nothing refers to it any more.
+    "container": "removed_at < $1",
+    "log_segment": "until < $1",
+    "action": "finished_at < $1 AND state NOT IN ('pending', 'sent')",
+    "audit": "at < $1 AND result NOT IN ('pending', 'sent')",
+    "live_ticket": "expires_at < $1",
+    "enrolment": "expires_at < $1",
+    "revocation": "revoked_at < $1",
+}
+"""Which rows of a table are too old, given the moment. An action whose outcome is to come stays, and so does its audit row."""
+
+_OLD_HOSTS = """
+    SELECT org, host, last_seen FROM host h
+    WHERE last_seen < $1 AND (last_seen > to_timestamp(0) OR first_seen < $1) AND (last_seen, org, host) > ($2, $3, $4)
+          AND NOT EXISTS (SELECT FROM enrolment e WHERE (e.org, e.host) = (h.org, h.host))
+    ORDER BY last_seen, org, host LIMIT $5
+"""
+"""One that was invited and never seen is as old as its first invitation; while an invitation is good it may still come."""
+_DELETE_HOSTS = """
+    WITH gone AS (
+        DELETE FROM host h USING unnest($1::text[], $2::text[]) AS old (org, host)
+        WHERE (h.org, h.host) = (old.org, old.host) AND h.last_seen < $3 RETURNING h.org, h.host
+    ), containers AS (
+        DELETE FROM container c USING gone WHERE (c.org, c.host) = (gone.org, gone.host) RETURNING 1
+    ), protections AS (
+        DELETE FROM protection p USING gone WHERE (p.org, p.host) = (gone.org, gone.host) RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM gone) AS host, (SELECT count(*) FROM containers) AS container,
+           (SELECT count(*) FROM protections) AS protection
+"""
+"""A host that is seen again meanwhile stays, with all that is its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How old things may become, in seconds."""
+
+    samples: float
+    """Samples, log lines, their counts, and containers that are gone."""
+    actions: float
+    audit: float
+    hosts: float
+    """Since they were seen last."""
 
 
 class Retention:
@@ -24,16 +81,18 @@ class Retention:
         database: Database,
         storage: Storage,
         registry: Registry,
+        log_bounds: LogBounds,
         counters: Counters,
         *,
-        retention_seconds: float,
+        ages: Ages,
         interval_seconds: float,
     ) -> None:
         self._database = database
         self._storage = storage
         self._registry = registry
+        self._log_bounds = log_bounds
         self._counters = counters
-        self._retention_seconds = retention_seconds
+        self._ages = ages
         self._interval_seconds = interval_seconds
 
     async def run(self) -> None:
@@ -46,17 +105,67 @@ class Retention:
                 _log.warning("pruning failed", extra={"error": str(error)})
 
     async def prune(self) -> None:
-        """Remove samples, lines, containers long gone and tickets expired."""
+        """Remove what is too old. A table that fails keeps no other from being pruned.
+
+        Raises:
+            DatabaseDownError: the database is away.
+            asyncpg.PostgresError: a table could not be pruned, the others were.
+        """
         started = time.monotonic()
-        before = now_us() - int(self._retention_seconds * 1e6)
-        moment = datetime.fromtimestamp(before / 1e6, UTC)
+        now = now_us()
+        before = now - int(self._ages.samples * 1e6)
+        failures: list[asyncpg.PostgresError] = []
         async with self._database.acquire() as connection:
-            pruned = await self._storage.prune(connection, before)
-            # A container's rows are gone with the window: nothing refers to it any more.
-            await connection.execute("DELETE FROM container WHERE removed_at < $1", moment)
-            await connection.execute("DELETE FROM live_ticket WHERE expires_at < now()")
-        self._registry.forget(before / 1e6)
-        self._counters.metric_rows_pruned += pruned.metrics
-        self._counters.log_rows_pruned += pruned.logs
+            try:
+                pruned = await self._storage.prune(connection, before)
+                self._counters.metric_rows_pruned += pruned.metrics
+                self._counters.log_rows_pruned += pruned.logs
+            except asyncpg.PostgresError as error:
+                failures.append(error)
+            self._registry.forget(before / 1e6)
+            self._log_bounds.expire(before)
+            for table, moment in self._moments(now).items():
+                try:
+                    await self._prune_table(connection, table, moment)
+                except asyncpg.PostgresError as error:
+                    failures.append(error)
+            await self._prune_hosts(connection, now - int(self._ages.hosts * 1e6))
         self._counters.prune_seconds.observe(time.monotonic() - started)
-        _log.debug("pruned", extra={"metrics": pruned.metrics, "logs": pruned.logs})
+        if failures:
+            raise failures[0]
+
+    def _moments(self, now: int) -> dict[str, datetime]:
+        """Up to when the rows of each table are too old."""
+        seconds = {
+            "container": self._ages.samples, "log_segment": self._ages.samples, "action": self._ages.actions,
+            "audit": self._ages.audit, "live_ticket": 0.0, "enrolment": 0.0, "revocation": _REVOCATION_SECONDS,
+        }  # fmt: skip
+        return {table: to_datetime(now - int(age * 1e6)) for table, age in seconds.items()}
+
+    async def _prune_table(self, connection: asyncpg.Connection, table: str, moment: datetime) -> None:
+        old = _OLD[table]
+        # The condition twice: a row may change between its choice and its removal.
+        statement = (
+            f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {old} LIMIT {_ROWS})) AND {old}"  # noqa: S608
+        )
+        while True:
+            removed = int((await connection.execute(statement, moment)).rsplit(" ", 1)[1])
+            self._counters.rows_pruned[table] += removed
+            if removed < _ROWS:
+                return
+
+    async def _prune_hosts(self, connection: asyncpg.Connection, before: int) -> None:
+        """Hosts not seen for long, with their containers and protections; what memory saw of them later counts."""
+        moment, place = to_datetime(before), (to_datetime(0), "", "")
+        while True:
+            rows = await connection.fetch(_OLD_HOSTS, moment, *place, _HOSTS)
+            if not rows:
+                return
+            last = rows[-1]
+            place = (last["last_seen"], last["org"], last["host"])
+            # From memory first: a host that comes back from here on is written anew, before or behind our DELETE.
+            gone = [row for row in rows if self._registry.drop_host(row["org"], row["host"], before)]
+            [removed] = await connection.fetch(
+                _DELETE_HOSTS, [row["org"] for row in gone], [row["host"] for row in gone], moment
+            )
+            self._counters.rows_pruned.update(dict(removed))

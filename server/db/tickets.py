@@ -1,4 +1,7 @@
-"""Live tickets: random, stored hashed, short-lived, redeemed once by an atomic statement."""
+"""Live tickets: random, stored hashed, short-lived, redeemed once by an atomic statement.
+
+A ticket carries the identity of the token that asked for it: what revokes the token revokes the ticket and its socket.
+"""
 
 import hashlib
 import secrets
@@ -17,8 +20,8 @@ class Tickets:
         self._database = database
         self.ticket_seconds = ticket_seconds
 
-    async def issue(self, user: User, origin: str | None) -> str:
-        """A new ticket for a user, bound to the Origin that asked for it (None: not a browser).
+    async def issue(self, user: User, origin: str | None, topics: frozenset[str] | None = None) -> str:
+        """A new ticket for a user, bound to the Origin that asked for it (None: not a browser), and perhaps to topics.
 
         Raises:
             DatabaseDownError: it could not be stored.
@@ -26,8 +29,8 @@ class Tickets:
         ticket = secrets.token_urlsafe(TICKET_BYTES)
         async with self._database.acquire() as connection:
             await connection.execute(
-                "INSERT INTO live_ticket (digest, org, subject, role, origin, session_expires_at, expires_at)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                "INSERT INTO live_ticket (digest, org, subject, role, origin, session_expires_at, expires_at, topics,"
+                " token_id, token_issued_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                 _digest(ticket),
                 user.org,
                 user.subject,
@@ -35,6 +38,9 @@ class Tickets:
                 origin,
                 datetime.fromtimestamp(user.expires_at, UTC),
                 datetime.now(UTC) + timedelta(seconds=self.ticket_seconds),
+                None if topics is None else sorted(topics),
+                user.token_id,
+                datetime.fromtimestamp(user.issued_at, UTC),
             )
         return ticket
 
@@ -51,8 +57,10 @@ class Tickets:
         if row is None or not row["alive"] or (row["origin"] is not None and row["origin"] != origin):
             return None
         return User(
-            subject=row["subject"], org=row["org"], role=row["role"], expires_at=row["session_expires_at"].timestamp()
-        )
+            subject=row["subject"], org=row["org"], role=row["role"], expires_at=row["session_expires_at"].timestamp(),
+            issued_at=row["token_issued_at"].timestamp(), token_id=row["token_id"],
+            topics=None if row["topics"] is None else frozenset(row["topics"]),
+        )  # fmt: skip
 
 
 def _digest(ticket: str) -> bytes:

@@ -283,7 +283,7 @@ class Lane:
         progresses: dict[int, Progress] = {}
         for batch in batches:
             batch.progress.committed(batch.seq, 1, batch.frame_bytes, batch.rejected)
-            self._budget.give(batch.memory_bytes)
+            self._budget.give(batch.record.organisation, batch.memory_bytes)
             batch.record.epoch_dirty = True
             progresses[id(batch.progress)] = batch.progress
         for progress in progresses.values():

@@ -1,47 +1,111 @@
-"""`/api/hosts`: what there is to watch."""
+"""`/api/hosts`: hosts and who is online, and what runs on them."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+import heapq
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal, Protocol
 
-import msgspec
-from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
 
-from server.agents import Registry
+from server.agents import AgentRecord, Registry
 from server.auth.principal import User
-from server.http.problems import CurrentUser
-from server.protocol.messages import ContainerStatus, HostStatus
+from server.http.containers import ContainerView
+from server.http.problems import PROBLEM_RESPONSES, CurrentUser, Refused
+from server.http.values import NextPage
+from server.reads import StoredContainer
 
 
-class Inventory(Protocol):
-    """Where hosts and containers are read."""
+class HostView(BaseModel):
+    """A host as it stands now."""
 
-    async def hosts(self, org: str, *, after: str, limit: int) -> Sequence[HostStatus]:
-        """Hosts by name."""
+    model_config = ConfigDict(from_attributes=True)
 
-    async def containers(self, org: str, host: str) -> Sequence[ContainerStatus] | None:
-        """Containers of a host; None: no such host."""
+    id: Annotated[str, Field(examples=["host-1"])]
+    hostname: Annotated[str, Field(description="What the machine calls itself.", examples=["build-7"])]
+    online: bool
+    last_seen: Annotated[int, Field(description="Unix microseconds; 0: never.", examples=[1_795_435_200_000_000])]
+    agent_version: Annotated[str, Field(examples=["1.4.0"])]
+    cores: Annotated[int, Field(examples=[8])]
+    containers: Annotated[int, Field(description="Containers that are there, stopped ones too.", examples=[12])]
+    clock_skew_ms: Annotated[
+        float | None, Field(description="The agent's clock minus the server's; null: not known yet.", examples=[-3.5])
+    ]
+    alert: Annotated[
+        Literal["duplicate_identity"] | None, Field(description="duplicate_identity: another machine has its token.")
+    ]
 
 
-def router(inventory: Inventory, registry: Registry, current_user: CurrentUser) -> APIRouter:
-    """Hosts and their containers, always of the user's organisation."""
-    routes = APIRouter(prefix="/api/hosts", tags=["hosts"])
+class HostPage(BaseModel):
+    """Hosts by id."""
 
-    @routes.get("", summary="Hosts by name, a page at a time")
+    hosts: list[HostView]
+    next: NextPage
+
+
+class HostContainers(BaseModel):
+    """Containers of a host by name, those gone left out."""
+
+    containers: list[ContainerView]
+
+
+class HostReads(Protocol):
+    """Where the containers of a host are read."""
+
+    async def host_containers(self, org: str, host: str) -> Sequence[StoredContainer]:
+        """Containers of a host by name, those gone left out."""
+
+
+def router(reads: HostReads, registry: Registry, current_user: CurrentUser) -> APIRouter:
+    """Hosts come from memory, which knows them all, and who is online; their containers as they were written last."""
+    routes = APIRouter(prefix="/api/hosts", tags=["hosts"], responses=PROBLEM_RESPONSES)
+
+    @routes.get("", summary="Hosts by id, a page at a time")
     async def list_hosts(
         user: Annotated[User, Depends(current_user)],
-        after: Annotated[str, Query(max_length=128, description="The `next` of the page before")] = "",
+        q: Annotated[
+            str | None, Query(min_length=1, max_length=128, description="Part of id or hostname, whatever the case.")
+        ] = None,
+        online: Annotated[bool | None, Query(description="Only those online, or only those offline.")] = None,
+        after: Annotated[str, Query(max_length=128, description="The `next` of the page before.")] = "",
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> dict[str, Any]:
-        found = await inventory.hosts(user.org, after=after, limit=limit)
-        # What is in memory is newer than what was written behind.
-        hosts = [record.status() if (record := registry.records.get((user.org, h.id))) else h for h in found]
-        return {"hosts": msgspec.to_builtins(hosts), "next": found[-1].id if len(found) == limit else None}
+    ) -> HostPage:
+        wanted = _matching(registry, user.org, q, online, after)
+        found = heapq.nsmallest(limit + 1, wanted, key=lambda record: record.host)
+        page = found[:limit]
+        return HostPage(
+            hosts=[HostView.model_validate(record.status()) for record in page],
+            next=page[-1].host if len(found) > limit else None,
+        )
+
+    @routes.get("/{host}", summary="A host")
+    async def get_host(host: str, user: Annotated[User, Depends(current_user)]) -> HostView:
+        return HostView.model_validate(_record(registry, user.org, host).status())
 
     @routes.get("/{host}/containers", summary="Containers of a host by name")
-    async def list_containers(user: Annotated[User, Depends(current_user)], host: str) -> dict[str, Any]:
-        found = await inventory.containers(user.org, host)
-        if found is None:
-            raise HTTPException(404, "not found")
-        return {"containers": msgspec.to_builtins(found)}
+    async def list_host_containers(host: str, user: Annotated[User, Depends(current_user)]) -> HostContainers:
+        _record(registry, user.org, host)
+        found = await reads.host_containers(user.org, host)
+        return HostContainers(containers=[ContainerView.model_validate(container) for container in found])
 
     return routes
+
+
+def _matching(
+    registry: Registry, org: str, q: str | None, online: bool | None, after: str
+) -> Iterator[AgentRecord]:  # fmt: skip
+    part = q and q.lower()
+    for record in registry.records.values():
+        if record.org != org or record.hello is None or record.host <= after:
+            continue
+        if online is not None and record.online != online:
+            continue
+        if part and part not in record.host.lower() and part not in record.hello.hostname.lower():
+            continue
+        yield record
+
+
+def _record(registry: Registry, org: str, host: str) -> AgentRecord:
+    record = registry.records.get((org, host))
+    if record is None or record.hello is None:
+        raise Refused(404, "not_found", f"host {host}: there is none in your organisation")
+    return record

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from starlette.websockets import WebSocket
 
+from server.actions import Actions
 from server.agents import Registry, Session, now_us
 from server.auth.principal import Agent
+from server.auth.revocations import Revocations
 from server.auth.tokens import TokenError, Tokens, bearer
 from server.counters import Counters
 from server.errors import PeerError
@@ -20,6 +22,7 @@ from server.protocol.messages import (
     AGENT_SUBPROTOCOL,
     PROTOCOL_VERSION,
     About,
+    ActionReport,
     ActionResult,
     AgentHeartbeat,
     Batch,
@@ -31,11 +34,11 @@ from server.protocol.messages import (
     Inventory,
     Limits,
     Pulse,
-    ResultAck,
     TokenExpiring,
     Welcome,
     Window,
 )
+from server.quotas import Quotas
 from server.settings import Settings
 from server.ws.guard import GuardedWebSocket
 from server.ws.handshake import connection, offers, refuse, send_error, text_of
@@ -50,15 +53,27 @@ class AgentEndpoint:
     """Admits agents and reads what they send. The reader never waits for the database."""
 
     def __init__(
-        self, settings: Settings, tokens: Tokens, registry: Registry, ingest: Ingest, counters: Counters
+        self,
+        settings: Settings,
+        tokens: Tokens,
+        revocations: Revocations,
+        quotas: Quotas,
+        registry: Registry,
+        ingest: Ingest,
+        actions: Actions,
+        counters: Counters,
     ) -> None:
         self._settings = settings
         self._tokens = tokens
+        self._revocations = revocations
+        self._quotas = quotas
         self._registry = registry
         self._ingest = ingest
+        self._actions = actions
         self._counters = counters
         self._greeting = 0
         """Upgraded, no hello yet."""
+        self._sockets: dict[GuardedWebSocket, Agent] = {}
 
     async def __call__(self, ws: WebSocket) -> None:
         """Serve one connection."""
@@ -66,19 +81,21 @@ class AgentEndpoint:
         if agent is None:
             return
         # Counted in the step that checked the limit: a thousand that dial at once do not pass it together.
-        self._greeting += 1
+        self._count_greeting(agent, 1)
         try:
             await ws.accept(subprotocol=AGENT_SUBPROTOCOL)
             socket = connection(ws)
         except BaseException:
-            self._greeting -= 1
+            self._count_greeting(agent, -1)
             raise
+        self._sockets[socket] = agent
+        self._close_if_revoked(socket, agent)  # it may have been while we accepted
         session: Session | None = None
         try:
             try:
                 session = await self._greet(ws, socket, agent)
             finally:
-                self._greeting -= 1
+                self._count_greeting(agent, -1)
             if session is not None:
                 await self._serve(ws, socket, session, agent)
         except PeerError as error:
@@ -90,9 +107,23 @@ class AgentEndpoint:
             _log.exception("agent connection failed", extra={"org": agent.org, "host": agent.host})
             self._close(socket, CloseCode.INTERNAL_ERROR, "internal error")
         finally:
+            del self._sockets[socket]
             if session is not None:
                 socket.on_writable = None
                 self._registry.disconnect(session)
+
+    def close_revoked(self) -> None:
+        """The revocations changed: close those whom they concern."""
+        for socket, agent in tuple(self._sockets.items()):
+            self._close_if_revoked(socket, agent)
+
+    def _close_if_revoked(self, socket: GuardedWebSocket, agent: Agent) -> None:
+        if self._revocations.revoked(agent):
+            socket.close(CloseCode.REVOKED, "the host or its token was revoked")
+
+    def _count_greeting(self, agent: Agent, change: int) -> None:
+        self._greeting += change
+        self._quotas.of(agent.org).greeting += change
 
     async def _admit(self, ws: WebSocket) -> Agent | None:
         async def no(status: int, reason: str, message: str, **headers: str) -> None:
@@ -110,15 +141,22 @@ class AgentEndpoint:
             except TokenError as error:
                 await no(401, error.reason, str(error), WWW_Authenticate="Bearer")
                 return None
-            if self._is_full() and not self._registry.is_connected(agent.org, agent.host):
-                await no(503, "agents", f"{self._settings.max_agents} agents are connected", Retry_After="30")
+            if self._revocations.revoked(agent):
+                message = "the host or its token was revoked; enrol it again"
+                await no(401, "agent_revoked", message, WWW_Authenticate="Bearer")
                 return None
+            # One that takes its own connection over needs no room.
+            if not self._registry.is_connected(agent.org, agent.host):
+                organisation = self._quotas.of(agent.org)
+                if self._registry.connected + self._greeting >= self._settings.max_agents:
+                    await no(503, "agents", f"{self._settings.max_agents} agents are connected", Retry_After="30")
+                    return None
+                if organisation.agents + organisation.greeting >= organisation.limits.agents:
+                    message = f"{organisation.limits.agents} agents of the organisation are connected"
+                    await no(429, "org_agents", message, Retry_After="60")
+                    return None
             return agent
         return None
-
-    def _is_full(self) -> bool:
-        """Whether there is no room for one more agent; one that takes its own connection over needs none."""
-        return self._registry.connected + self._greeting >= self._settings.max_agents
 
     async def _greet(self, ws: WebSocket, socket: GuardedWebSocket, agent: Agent) -> Session | None:
         """Wait for hello and answer it."""
@@ -157,7 +195,8 @@ class AgentEndpoint:
         if session.progress.rejected:
             session.record.send_ack()
         for result in hello.unacknowledged_results:
-            self._result(socket, result.action_id)
+            self._actions.result(session.record, result)
+        self._actions.agent_ready(session.record)
         _log.debug(
             "agent connected",
             extra={
@@ -232,8 +271,12 @@ class AgentEndpoint:
                 change = self._registry.inventory(session.record, inventory)
                 for refusal in (*_bad_containers(decoded), *change.errors):
                     send_error(socket, self._counters, refusal)
-            case ActionResult(action_id=action_id):
-                self._result(socket, action_id)
+                self._actions.agent_ready(session.record)
+            case ActionResult() as done:
+                report = ActionReport(
+                    action_id=done.action_id, outcome=done.outcome, finished_at=done.finished_at, detail=done.detail
+                )
+                self._actions.result(session.record, report)
             case Bye():
                 self._registry.leave(session)
                 self._close(socket, CloseCode.NORMAL, "bye")
@@ -249,11 +292,6 @@ class AgentEndpoint:
         record.epoch_dirty = True
         record.skew_ms = round((at - now) / 1000 + socket.round_trip_seconds * 500, 1)
         socket.try_send(encode(HeartbeatEcho(at=at, server_time=now)))
-
-    def _result(self, socket: GuardedWebSocket, action_id: str) -> None:
-        """No action was asked for here yet, so every result is of no interest: acknowledged, counted."""
-        self._counters.action_results_unknown += 1
-        socket.try_send(encode(ResultAck(action_id=action_id)))
 
     def _bad_frame(self, socket: GuardedWebSocket, session: Session, error: FrameError) -> bool:
         send_error(socket, self._counters, error.error)

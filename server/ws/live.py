@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 
 from starlette.websockets import WebSocket
 
+from server.actions import Actions
 from server.agents import AgentRecord, Registry, TrackedContainer, now_us
 from server.auth.principal import User
+from server.auth.revocations import Revocations
 from server.auth.tokens import TokenError, Tokens
 from server.counters import Counters
 from server.errors import DatabaseDownError
@@ -35,6 +37,7 @@ from server.protocol.messages import (
     Subscribe,
     Unsubscribe,
 )
+from server.quotas import Quotas
 from server.settings import Settings
 from server.ws.guard import GuardedWebSocket
 from server.ws.handshake import connection, offers, refuse, text_of
@@ -43,6 +46,7 @@ BAD_FRAMES_PER_MINUTE = 3
 BARRIER_SECONDS = 5.0
 RESUME_LINES = 10_000
 """Lines read again after a pause; what was before them becomes a gap."""
+_REVOKED = "the user or the token was revoked"
 
 _log = logging.getLogger("seatrial.live")
 
@@ -79,18 +83,24 @@ class LiveEndpoint:
         self,
         settings: Settings,
         tokens: Tokens,
+        revocations: Revocations,
+        quotas: Quotas,
         tickets: TicketSource,
         registry: Registry,
         hub: Hub,
         logs: LogSource,
+        actions: Actions,
         counters: Counters,
     ) -> None:
         self._settings = settings
         self._tokens = tokens
+        self._revocations = revocations
+        self._quotas = quotas
         self._tickets = tickets
         self._registry = registry
         self._hub = hub
         self._logs = logs
+        self._actions = actions
         self._counters = counters
         self.subscribers: set[Subscriber] = set()
         self.draining = False
@@ -121,7 +131,26 @@ class LiveEndpoint:
             self._counters.handshakes_refused["live", "credentials"] += 1
             socket.close(CloseCode.TOKEN_EXPIRED, "ticket or token is not good (any more)")
             return
-        subscriber = Subscriber(user, socket, self._hub, self._registry, self._logs, self._counters, self._settings)
+        if self._revocations.revoked(user):
+            self._counters.handshakes_refused["live", "revoked"] += 1
+            socket.close(CloseCode.REVOKED, _REVOKED)
+            return
+        organisation = self._quotas.of(user.org)
+        if organisation.subscribers >= organisation.limits.subscribers:
+            self._counters.handshakes_refused["live", "org_subscribers"] += 1
+            message = f"{organisation.limits.subscribers} live sockets of the organisation are open"
+            socket.close(CloseCode.CONNECTION_LIMIT, message)
+            return
+        organisation.subscribers += 1
+        try:
+            await self._serve(ws, socket, user)
+        finally:
+            organisation.subscribers -= 1
+
+    async def _serve(self, ws: WebSocket, socket: GuardedWebSocket, user: User) -> None:
+        subscriber = Subscriber(
+            user, socket, self._hub, self._registry, self._logs, self._actions, self._counters, self._settings
+        )
         self.subscribers.add(subscriber)
         expiry = asyncio.get_running_loop().call_later(
             max(0.0, user.expires_at - time.time()), socket.close, CloseCode.TOKEN_EXPIRED, "the session has expired"
@@ -142,6 +171,12 @@ class LiveEndpoint:
         """Once a second: give up on those who do not read."""
         for subscriber in tuple(self.subscribers):
             subscriber.outbox.tick()
+
+    def close_revoked(self) -> None:
+        """The revocations changed: close those whom they concern."""
+        for subscriber in tuple(self.subscribers):
+            if self._revocations.revoked(subscriber.user):
+                subscriber.close(CloseCode.REVOKED, _REVOKED)
 
     async def _may_upgrade(self, ws: WebSocket) -> bool:
         async def no(status: int, reason: str, message: str, **headers: str) -> bool:
@@ -164,6 +199,9 @@ class LiveEndpoint:
             return False
         if origin in self._settings.allowed_origins:
             return True
+        if self._settings.public_url is not None:
+            return origin == self._settings.public_url
+        # Development: without a name of our own, what the browser dialled is ours.
         parts = urlsplit(origin)
         return parts.scheme in {"http", "https"} and bool(parts.netloc) and parts.netloc == ws.headers.get("host")
 
@@ -187,14 +225,16 @@ class Subscriber:
         hub: Hub,
         registry: Registry,
         logs: LogSource,
+        actions: Actions,
         counters: Counters,
         settings: Settings,
     ) -> None:
-        self._user = user
+        self.user = user
         self._socket = socket
         self._hub = hub
         self._registry = registry
         self._logs = logs
+        self._actions = actions
         self._counters = counters
         self._max_subscriptions = settings.max_subscriptions
         self._share_bytes = settings.outbox_bytes // 4
@@ -236,6 +276,10 @@ class Subscriber:
                 case LiveHeartbeat(at=at):
                     self.outbox.push(encode(HeartbeatEcho(at=at, server_time=now_us())))
 
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Begin to end the socket; `serve` returns then."""
+        self._socket.close(code, reason)
+
     def stop(self) -> None:
         """Leave every topic and free what waits. Idempotent."""
         self._socket.on_writable = None
@@ -255,7 +299,7 @@ class Subscriber:
         if not await self._exists(topic):
             self._refuse(topic, ErrorCode.NOT_FOUND, "no such topic")
             return
-        subscription = Subscription((self._user.org, topic), self.outbox, held_bytes=self._share_bytes)
+        subscription = Subscription((self.user.org, topic), self.outbox, held_bytes=self._share_bytes)
         self._subscriptions[topic] = subscription
         if topic.startswith("logs:"):
             await self._tail(subscription, tail)
@@ -325,8 +369,10 @@ class Subscriber:
     # -- topics
 
     async def _exists(self, topic: str) -> bool:
+        if self.user.topics is not None and topic not in self.user.topics:
+            return False
         kind, _, name = topic.partition(":")
-        org = self._user.org
+        org = self.user.org
         if topic in {"fleet", "actions"}:
             return True
         if kind == "host":
@@ -345,13 +391,13 @@ class Subscriber:
     def _container(self, name: str) -> tuple[AgentRecord, TrackedContainer] | None:
         key = int(name)
         record = self._registry.by_container.get(key)
-        if record is None or record.org != self._user.org:
+        if record is None or record.org != self.user.org:
             return None
         return record, record.by_id[key]
 
     def _push_snapshot(self, topic: str) -> None:
         kind, _, name = topic.partition(":")
-        org, now = self._user.org, now_us()
+        org, now = self.user.org, now_us()
         if topic == "fleet":
             snapshot = Snapshot(topic=topic, at=now, fleet=fleet_summary(self._registry, org))
         elif kind == "host":
@@ -367,6 +413,8 @@ class Subscriber:
                 topic=topic, at=now, containers=(container.status(record.host),),
                 samples=(_newest(container),) if container.live_at else (),
             )  # fmt: skip
+        elif topic == "actions":
+            snapshot = Snapshot(topic=topic, at=now, actions=self._actions.recent(org))
         else:
             snapshot = Snapshot(topic=topic, at=now)
         self.outbox.push(encode(snapshot))

@@ -76,7 +76,7 @@ async def test_a_small_run_passes(tmp_path: Path, postgres_dsn: str) -> None:
     assert made["verdict"] == "PASSED"
     assert made["metrics"]["ledger_verified_fraction"]["statistics"]["value"] >= 0.99
     assert made["environment"]["postgres"]["settings"]["fsync"] == "on"
-    assert {"result.json", "server.log", "fleet.log", "browsers.log", "ledger.jsonl", "locust_stats.csv"} <= {
+    assert {"result.json", "server.log", "fleet.log", "users.log", "ledger.jsonl", "locust_stats.csv"} <= {
         path.name for path in (tmp_path / "runs" / "latest").iterdir()
     }
     assert left_behind(tmp_path) == []

@@ -1,22 +1,9 @@
 """Units, histograms and series."""
 
-import logging
-from pathlib import Path
-
 import pytest
 
 from loadtests import measure
-from loadtests.measure import (
-    FAILURES,
-    FIRST_DETAILS,
-    ClockOffset,
-    Latency,
-    Measurements,
-    Recorded,
-    Series,
-    catalogue,
-    read_measurements,
-)
+from loadtests.measure import ClockOffset, Latency, Series
 
 
 def latency(*milliseconds: float) -> Latency:
@@ -101,69 +88,3 @@ def test_an_offset_within_its_error_is_none(server_us: int) -> None:
     clock.echo(sent_us=1_000, server_us=server_us, received_us=11_000)
 
     assert clock.microseconds == 0
-
-
-def test_processes_add_up_to_the_catalogue(tmp_path: Path) -> None:
-    """What two Locust processes wrote becomes metrics under their names."""
-    files = [tmp_path / "a.json", tmp_path / "b.json"]
-    for file in files:
-        measurements = Measurements(lambda **_: None)
-        measurements.message("metrics", 10, [5_000, 6_000])
-        measurements.message("logs", 10, [7_000])
-        measurements.message("snapshot", 10)
-        measurements.write(file)
-    found = catalogue(map(read_measurements, files))
-
-    live, log = found["live_latency_ms"], found["log_latency_ms"]
-    assert isinstance(live, Latency)
-    assert isinstance(log, Latency)
-    assert (live.count, log.count, found["live_messages"]) == (4, 2, 6)
-    assert log.statistics()["max"] == pytest.approx(7, rel=0.001)
-
-
-def test_no_process_makes_empty_metrics() -> None:
-    """Without a file there are no samples, and so no pass."""
-    found = catalogue([])
-
-    assert isinstance(found["live_latency_ms"], Latency)
-    assert found["live_latency_ms"].statistics() == {}
-
-
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
-    """A broken measurements file is told with its name."""
-    file = tmp_path / "m.json"
-    file.write_text("{}")
-
-    with pytest.raises(ValueError, match=r"m\.json"):
-        read_measurements(file)
-
-
-def test_locust_gets_one_text_per_kind(caplog: pytest.LogCaptureFixture) -> None:
-    """Locust keeps every text for ever, so details go to the log, and only the first of each kind."""
-    texts = set()
-    measurements = Measurements(lambda **told: texts.add(str(told["exception"])))
-    with caplog.at_level(logging.WARNING):
-        for i in range(FIRST_DETAILS + 30):
-            measurements.failure("error", f"detail {i}")
-
-    assert texts == {FAILURES["error"]}
-    assert len(caplog.records) == FIRST_DETAILS
-
-
-def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    """Writing again replaces the file and leaves nothing beside it."""
-    measurements = Measurements(lambda **_: None)
-    measurements.write(tmp_path / "m.json")
-    measurements.visit()
-    measurements.write(tmp_path / "m.json")
-
-    assert [path.name for path in tmp_path.iterdir()] == ["m.json"]
-    assert isinstance(read_measurements(tmp_path / "m.json"), Recorded)
-    assert read_measurements(tmp_path / "m.json").visits == 1
-
-
-def test_every_failure_is_documented() -> None:
-    """docs/verdict.md tells each kind of failure."""
-    text = (Path(__file__).parents[2] / "docs" / "verdict.md").read_text()
-
-    assert [kind for kind in FAILURES if f"| `{kind}` |" not in text] == []

@@ -25,15 +25,23 @@ SOUND: dict[str, Latency | Series | float] = {
     "ledger_verified_fraction": 1.0,
     "live_foreign": 0,
     "live_violations": 0,
+    "api_violations": 0,
+    "audit_missing": 0,
+    "audit_duplicate": 0,
+    "audit_wrong": 0,
+    "actions_executed_twice": 0,
+    "actions_sent_twice": 0,
 }
 
 
-def scenario(directory: Path, *thresholds: str, ui: int = 1, log_lines: int = 1) -> Scenario:
+def scenario(
+    directory: Path, *thresholds: str, ui: int = 1, log_lines: int = 1, operators: int = 1, charts: int = 0
+) -> Scenario:
     """A scenario with these thresholds."""
     path = directory / "x.toml"
     path.write_text(
-        f'question = "q"\n[ui]\nsubscribers = {ui}\n[fleet]\nlog_lines = {log_lines}\n[thresholds]\n'
-        + "\n".join(thresholds)
+        f'question = "q"\n[ui]\nsubscribers = {ui}\nchart_readers = {charts}\n[actions]\noperators = {operators}\n'
+        f"[fleet]\nlog_lines = {log_lines}\n[thresholds]\n" + "\n".join(thresholds)
     )
     return load(path)
 
@@ -66,6 +74,9 @@ def test_the_catalogue_names_units() -> None:
         ('live_latency_ms.p99 = "< 1"', 0, 1, "cannot be measured with ui.subscribers = 0"),
         ('log_latency_ms.p99 = "< 1"', 1, 0, "cannot be measured with fleet.log_lines = 0"),
         ('live_messages.count = "> 1"', 0, 1, "cannot be measured with ui.subscribers = 0"),
+        ('chart_query_ms.p99 = "< 1"', 1, 1, "cannot be measured with ui.chart_readers = 0"),
+        ('chart_query_6h_ms.p99 = "< 1"', 1, 1, "cannot be measured with ui.chart_readers = 0"),
+        ('log_download_ms.p99 = "< 1"', 1, 1, "cannot be measured with ui.log_downloaders = 0"),
     ],
 )
 def test_a_threshold_that_cannot_be_judged_is_refused(
@@ -104,15 +115,42 @@ def test_the_defaults_are_always_judged(tmp_path: Path) -> None:
         ("ledger_verified_fraction.value", ">= 0.99"),
         ("live_foreign.count", "== 0"),
         ("live_violations.count", "== 0"),
+        ("api_violations.count", "== 0"),
+        ("audit_missing.count", "== 0"),
+        ("audit_duplicate.count", "== 0"),
+        ("audit_wrong.count", "== 0"),
+        ("actions_executed_twice.count", "== 0"),
+        ("actions_sent_twice.count", "== 0"),
     ]
-    assert [one.passed for one in judged] == [False, True, True, True, True, True, True]
+    assert [one.passed for one in judged] == [False] + [True] * 12
 
 
 def test_a_run_without_browsers_is_not_judged_by_them(tmp_path: Path) -> None:
     """Where nobody watches, what browsers would have seen is no threshold."""
-    judged = judge(scenario(tmp_path, ui=0), SOUND)
+    judged = judge(scenario(tmp_path, ui=0, operators=0), SOUND)
 
     assert {one.metric for one in judged} == {metric for metric in SOUND if metric.startswith("ledger_")}
+
+
+def test_a_run_without_operators_is_not_judged_by_the_audit_log(tmp_path: Path) -> None:
+    """Who reads charts still finds broken promises of the API."""
+    judged = judge(scenario(tmp_path, ui=0, operators=0, charts=1), SOUND)
+
+    assert [one.metric for one in judged if not one.metric.startswith("ledger_")] == ["api_violations"]
+
+
+def test_without_anybody_who_uses_the_api_it_breaks_no_promise(tmp_path: Path) -> None:
+    """The error names every key of which one is needed."""
+    with pytest.raises(ScenarioError, match=r"cannot be measured without actions\.operators or ui\.chart_readers or"):
+        validate_thresholds(scenario(tmp_path, 'turns_skipped.count = "== 0"', operators=0))
+
+
+@pytest.mark.parametrize("metric", ["audit_missing", "audit_duplicate", "audit_wrong", "actions_executed_twice"])
+def test_one_wrong_audit_row_is_a_matter_of_correctness(tmp_path: Path, metric: str) -> None:
+    """It decides about data, as a lost row does."""
+    judged = by_key(judge(scenario(tmp_path), SOUND | {metric: 1}))[f"{metric}.count"]
+
+    assert (judged.passed, judged.correctness) == (False, True)
 
 
 def test_a_threshold_given_twice_is_judged_once(tmp_path: Path) -> None:
@@ -132,7 +170,7 @@ def test_values_are_judged_with_a_reason(tmp_path: Path) -> None:
     measured = SOUND | {"ack_latency_ms": latency, "table_bytes": Series([(1, 9.0), (2, 7.0)]), "resends": 0}
     judged = by_key(judge(scenario(tmp_path, *thresholds), measured))
 
-    assert [one.passed for one in judged.values()][6:] == [True, True, False, True, False, False]
+    assert [one.passed for one in judged.values()][len(ALWAYS) :] == [True, True, False, True, False, False]
     assert judged["ack_latency_ms.p50"].reason == ""
     assert judged["ack_latency_ms.p50"].unit == "ms"
     assert judged["ack_latency_ms.count"].unit == ""
@@ -178,7 +216,7 @@ def test_some_metrics_are_about_correctness(tmp_path: Path) -> None:
     """The ledger's metrics and what browsers must never see decide about data, every other about speed."""
     judged = judge(scenario(tmp_path, 'ack_latency_ms.p99 = "< 1"'), SOUND | {"live_foreign": 1})
 
-    assert [one.correctness for one in judged] == [True] * 6 + [False]
+    assert [one.correctness for one in judged] == [True] * len(ALWAYS) + [False]
     assert not judged[4].passed
 
 

@@ -1,4 +1,4 @@
-"""User tokens for simulated browsers."""
+"""User tokens for simulated users."""
 
 import jwt
 import pytest
@@ -24,6 +24,20 @@ def test_a_token_is_minted_from_the_secret(environ: dict[str, str], org: str) ->
 
     assert (claims["sub"], claims["org"], claims["role"]) == ("loadtest-1", org, "viewer")
     assert jwt.get_unverified_header(token)["typ"] == "JWT"
+
+
+@pytest.mark.parametrize("role", ["operator", "admin", "owner"])
+def test_other_roles_are_minted_even_beside_a_given_token(role: str) -> None:
+    """A token that somebody gave is a viewer's: it would make every other attempt a denied one."""
+    token = user_token({"SEATRIAL_USER_TOKEN": "abc", "SEATRIAL_JWT_SECRET": SECRET}, "x", role)
+
+    assert jwt.decode(token, SECRET, algorithms=["HS256"], audience="user")["role"] == role
+
+
+def test_other_roles_need_the_secret() -> None:
+    """The error names role and variable."""
+    with pytest.raises(TokenError, match="no token of role operator: set SEATRIAL_JWT_SECRET"):
+        user_token({"SEATRIAL_USER_TOKEN": "abc"}, "x", "operator")
 
 
 def test_neither_token_nor_secret() -> None:

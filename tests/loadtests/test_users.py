@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from loadtests.measure import Recorded, catalogue, read_measurements
+from loadtests.recorded import Recorded, catalogue, read_measurements
 from tests.support.fake_live import HOST, SAMPLE_AGE_US, FakeLive, serve_live
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from loadtests import watch as watch_module
-from loadtests.measure import ClockOffset, Measurements, read_measurements
+from loadtests.measure import ClockOffset
+from loadtests.recorded import Measurements, read_measurements
 from loadtests.watch import Watch
 from server.protocol.codec import encode
 from server.protocol.messages import (

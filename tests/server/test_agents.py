@@ -1,6 +1,7 @@
 """Who is there: takeover, identity, silence, acks that wait, and the containers of a host."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ PassSeconds = Callable[[float], None]
 class Rig:
     """A registry, and what it told the watchers of hosts."""
 
-    def __init__(self, **limits: float) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.counters = Counters()
         self.registry: Registry = make_registry(self.counters, **limits)
         self.told: list[tuple[str, list[str], list[str]]] = []

@@ -50,6 +50,9 @@ def test_every_counter_is_exported() -> None:
         ("errors_sent", "seq_gap", "|code=seq_gap"),
         ("sockets_closed", ("agent", "4509"), "|code=4509|endpoint=agent"),
         ("handshakes_refused", ("live", "origin"), "|endpoint=live|reason=origin"),
+        ("actions_denied", "forbidden", "|reason=forbidden"),
+        ("actions_ended", "expired", "|state=expired"),
+        ("rows_pruned", "audit", "|table=audit"),
     ],
 )
 def test_reasons_are_labels(name: str, key: str | tuple[str, str], labels: str) -> None:
@@ -64,7 +67,10 @@ def test_the_labelled_counters_are_all_tested() -> None:
     """A new labelled counter needs its place in the test above."""
     labelled = {field.name for field in fields(Counters) if isinstance(getattr(Counters(), field.name), Counter)}
 
-    assert labelled == {"flush_retries", "rows_rejected", "errors_sent", "sockets_closed", "handshakes_refused"}
+    assert labelled == {
+        "flush_retries", "rows_rejected", "errors_sent", "sockets_closed", "handshakes_refused", "actions_denied",
+        "actions_ended", "rows_pruned",
+    }  # fmt: skip
 
 
 def test_gauges_are_read_at_the_scrape() -> None:

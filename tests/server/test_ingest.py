@@ -24,6 +24,7 @@ from tests.support.core import (
     container,
     hello,
     make_ingest,
+    make_quotas,
     make_registry,
 )
 
@@ -264,20 +265,29 @@ class TestBudget:
         assert rig.budget.used_bytes == used
         assert rig.agent.session.progress.received == 1
         rig.lane.commit()
-        rig.budget.give(used)
+        rig.budget.give(rig.agent.session.record.organisation, used)
         rig.agent = connect(rig.registry, rig.ingest, hello(container(0), connection=2, next_seq=3))
         rig.send(Metric(ref=0), seq=2)
         assert rig.keys() == [(0, NOW)]
 
     def test_take_and_give(self) -> None:
         """What fits to the byte is taken; what does not changes nothing."""
-        budget = Budget(10)
+        budget, organisation = Budget(10), make_quotas().of("o")
 
-        assert budget.take(10)
-        assert not budget.take(1)
-        budget.give(4)
-        assert budget.take(4)
-        assert budget.used_bytes == 10
+        assert budget.take(organisation, 10)
+        assert not budget.take(organisation, 1)
+        budget.give(organisation, 4)
+        assert budget.take(organisation, 4)
+        assert budget.used_bytes == organisation.ingest_bytes == 10
+
+    def test_an_organisation_gets_its_share(self) -> None:
+        """One organisation fills its share to the byte and no further; another finds the rest."""
+        budget, quotas = Budget(10, share=0.6), make_quotas()
+
+        assert budget.take(quotas.of("a"), 6)
+        assert not budget.take(quotas.of("a"), 1)
+        assert budget.take(quotas.of("b"), 4)
+        assert not budget.take(quotas.of("b"), 1)  # its share is free, the budget is not
 
 
 class TestRows:

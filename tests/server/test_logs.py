@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from server import logs
+from server.auth.keys import Keys
 from server.auth.tokens import Tokens
 from server.logs import redact
 
-JWT = Tokens("a-secret-of-the-tests-that-is-long-enough").mint_agent(org="o", host="h", seconds=60)
+KEYS = Keys.of_secret("a-secret-of-the-tests-that-is-long-enough")
+JWT = Tokens(KEYS).mint_agent(org="o", host="h", seconds=60)
 TICKET = "q3ZkCANARYx-_9"
 
 

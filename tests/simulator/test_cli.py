@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.tokens import DEFAULT_ORG
-from server.cli import token_agent, token_user
+from server.cli_access import token_agent, token_user
 from server.protocol.messages import Batch
 from simulator.cli import simulate as command
 from simulator.ledger import LedgerReader

@@ -8,6 +8,7 @@ import pytest
 
 from simulator.ledger import (
     Dropped,
+    Executed,
     Header,
     InputRecord,
     LedgerError,
@@ -71,6 +72,8 @@ def test_a_ledger_comes_back_as_it_was_written(path: Path) -> None:
         path,
         Map(agent=1, epoch=0, seq=1, tick=4),
         InputRecord(agent=1, tick=6, ref=2, kind="restart"),
+        Executed(agent=1, action_id="a"),
+        Executed(agent=2, action_id="a"),
         Limits(log_text_bytes=99),
         agents=((1, 0, 5, 4, 3),),
     )
@@ -78,6 +81,7 @@ def test_a_ledger_comes_back_as_it_was_written(path: Path) -> None:
     assert reader.header == HEADER
     assert reader.log_text_bytes == 99
     assert reader.inputs == {1: [InputRecord(agent=1, tick=6, ref=2, kind="restart")]}
+    assert reader.executed == {"a": 2}
     assert reader.ended
     assert reader.progress_us == 2000
     assert [len(list(reader.courses_of(agent))) for agent in (1, 2)] == [1, 0]

@@ -8,7 +8,7 @@ from server.protocol.messages import Action, ActionKind
 from simulator.counts import Counts
 from simulator.delivery import Delivery
 from simulator.host import FakeHost
-from simulator.ledger import InputRecord, Record
+from simulator.ledger import Executed, InputRecord, Record
 from simulator.link import Session
 from simulator.loglines import LogLines
 from simulator.names import Names
@@ -93,7 +93,10 @@ def test_a_command_is_carried_out_and_reported(orders: Orders, book: Book) -> No
     result = orders.result("a")
     assert result is not None
     assert result.outcome == "succeeded"
-    assert book.records == [InputRecord(agent=1, tick=7, ref=1, kind="stop")]
+    assert book.records == [
+        Executed(agent=1, action_id="a"),
+        InputRecord(agent=1, tick=7, ref=1, kind="stop"),
+    ]
     assert orders.changed == {1}
     assert orders.untold == {"a"}
 
@@ -108,6 +111,7 @@ def test_a_repeated_command_is_not_carried_out_again(orders: Orders, book: Book)
     assert orders.take(action(), NOW_US) is None
     assert orders.untold == {"a"}
     assert (book.counts.actions_executed, book.counts.actions_repeated) == (1, 2)
+    assert sum(isinstance(record, Executed) for record in book.records) == 1
 
 
 def test_a_repeated_command_stays_known_after_its_result_was_acknowledged(orders: Orders) -> None:
@@ -142,14 +146,14 @@ def test_an_unknown_container_is_answered_failed(orders: Orders) -> None:
 
 
 def test_a_command_without_effect_succeeds_and_leaves_no_input(orders: Orders, book: Book) -> None:
-    """Starting what runs is a success that changes no row."""
+    """Starting what runs is a success that changes no row; that it was carried out is told all the same."""
     orders.take(action(kind="start"), NOW_US)
     orders.execute(action(kind="start"), 7)
 
     result = orders.result("a")
     assert result is not None
     assert result.outcome == "succeeded"
-    assert book.records == []
+    assert book.records == [Executed(agent=1, action_id="a")]
 
 
 def test_results_are_told_on_every_connection_until_acknowledged(orders: Orders) -> None:

@@ -70,7 +70,13 @@ def test_every_key_can_be_given() -> None:
         transport = "websockets"
         [ui]
         subscribers = 4
+        chart_readers = 3
+        log_downloaders = 2
+        auditors = 1
         spawn_rate = 0.5
+        [actions]
+        operators = 5
+        per_second = 2.5
         [server]
         restart = true
         log_level = "debug"
@@ -94,6 +100,7 @@ def test_every_key_can_be_given() -> None:
     )
 
     assert (scenario.duration_seconds, scenario.fleet.interval_us, scenario.fleet.ramp_seconds) == (120, 250_000, 1.5)
+    assert (scenario.users, scenario.actions.per_second) == (15, 2.5)
     assert scenario.server.env == {"SEATRIAL_LANES": "3"}
     assert [fault.at_seconds for fault in scenario.faults] == [15, 30]
     assert scenario.faults[0] == Fault(at_seconds=15, kind="server_kill")
@@ -138,6 +145,13 @@ def test_a_threshold_compares(op: str, below: int, equal: int, above: int) -> No
         ('[fleet]\ntransport = "udp"', 'x.toml: fleet.transport = "udp": expected a transport: picows, websockets'),
         ("[server]\nrestart = 1", "x.toml: server.restart = 1: expected true or false"),
         ("[ui]\nsubscribers = 1\nspawn_rate = nan", "x.toml: ui.spawn_rate = NaN: expected a number from 0.1 to 1000"),
+        ("[actions]\noperators = -1", "x.toml: actions.operators = -1: expected an integer from 0 to 1000"),
+        (
+            "[actions]\noperators = 1\nper_second = 0",
+            "x.toml: actions.per_second = 0: expected a number from 0.01 to 1000",
+        ),
+        ("[ui]\nchart_reader = 1", "x.toml: ui.chart_reader = 1: unknown key; did you mean chart_readers?"),
+        ("[ui]\noperators = 1", "x.toml: ui.operators = 1: unknown key; "),
         ('[storage]\nstrategy = "tape"', 'x.toml: storage.strategy = "tape": expected a strategy: plain'),
         ('[server.env]\nPATH = "x"', 'x.toml: server.env.PATH = "x": expected a name that begins with SEATRIAL_'),
         ("[server.env]\nSEATRIAL_X = 1", "x.toml: server.env.SEATRIAL_X = 1: expected a text"),
@@ -167,6 +181,7 @@ def test_a_mistake_is_told_by_key_value_and_expectation(text: str, sentence: str
     assert sentence in found[0]
 
 
+USERS = "ui.subscribers or ui.chart_readers or ui.log_downloaders or ui.auditors or actions.operators"
 FAULT = '[[fault]]\nat = "15s"\nkind = "server_kill"\n'
 
 
@@ -197,7 +212,11 @@ FAULT = '[[fault]]\nat = "15s"\nkind = "server_kill"\n'
         ),
         ('duration = "5s"', 'x.toml: fleet.ramp = "5s": must be shorter than duration (5s)'),
         ('[fleet]\ninterval = "41s"', 'x.toml: fleet.interval = "41s": must be shorter than duration (40s)'),
-        ("[ui]\nspawn_rate = 5", "x.toml: ui.spawn_rate = 5: has no effect without ui.subscribers"),
+        (
+            "[ui]\nspawn_rate = 5",
+            f"x.toml: ui.spawn_rate = 5: has no effect without {USERS}",
+        ),
+        ("[actions]\nper_second = 5", "x.toml: actions.per_second = 5: has no effect without actions.operators"),
     ],
 )
 def test_what_cannot_go_together_is_refused(text: str, sentence: str) -> None:

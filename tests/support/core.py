@@ -7,8 +7,10 @@ from typing import Any
 from server.agents import AgentRecord, Registry, Session, TrackedContainer, now_us
 from server.counters import Counters
 from server.ingest import Budget, Ingest, LaneSink, LiveSink, PendingBatch
+from server.log_bounds import LogBounds
 from server.protocol.codec import BadRow, Decoded, encode
 from server.protocol.messages import Batch, Container, Hello, Log, LogLine, Metric, Sample
+from server.quotas import Limits, Quotas
 from tests.support.sockets import ScriptedSocket
 
 SECOND_US = 1_000_000
@@ -34,12 +36,18 @@ def hello(*containers: Container, **fields: Any) -> Hello:
     return Hello(**defaults | fields)
 
 
-def make_registry(counters: Counters | None = None, **limits: Any) -> Registry:
+def make_quotas(**limits: int) -> Quotas:
+    """Quotas that nobody reaches, but for those given."""
+    defaults = {"agents": 10**9, "containers": 10**9, "subscribers": 10**9, "batches_per_second": 10**9}
+    return Quotas(Limits(**defaults | limits))
+
+
+def make_registry(counters: Counters | None = None, quotas: Quotas | None = None, **limits: Any) -> Registry:
     """A registry of one lane."""
     defaults: dict[str, Any] = {
         "lanes": 1, "max_containers": 100, "labels_bytes": 1000, "heartbeat_seconds": 15, "offline_after_seconds": 5.0,
     }  # fmt: skip
-    return Registry(counters or Counters(), **defaults | limits)
+    return Registry(counters or Counters(), quotas or make_quotas(), **defaults | limits)
 
 
 def make_ingest(
@@ -50,7 +58,7 @@ def make_ingest(
         "window_batches": 64, "window_bytes": 1_000_000, "accept_past_seconds": 86_340, "future_seconds": 60,
         "log_text_bytes": 16_384,
     }  # fmt: skip
-    return Ingest(counters, budget or Budget(256 * 1024 * 1024), lanes, live, **defaults | limits)
+    return Ingest(counters, budget or Budget(256 * 1024 * 1024), lanes, live, LogBounds(2**40), **defaults | limits)
 
 
 def send(ingest: Ingest, session: Session, batch: Batch, bad_rows: tuple[BadRow, ...] = ()) -> int:

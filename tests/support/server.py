@@ -48,9 +48,11 @@ class RunningServer:
         """A token for an agent."""
         return self.service.tokens.mint_agent(org=org, host=host, seconds=seconds)
 
-    def user_token(self, org: str = "org-a", role: str = "viewer", seconds: int = 3600) -> str:
+    def user_token(
+        self, org: str = "org-a", role: str = "viewer", seconds: int = 3600, subject: str = "somebody"
+    ) -> str:
         """A token for a user."""
-        return self.service.tokens.mint_user(org=org, subject="somebody", role=role, seconds=seconds)
+        return self.service.tokens.mint_user(org=org, subject=subject, role=role, seconds=seconds)
 
     async def get(self, path: str, token: str | None = None) -> httpx.Response:
         """GET, as a user if a token is given."""
@@ -60,11 +62,19 @@ class RunningServer:
         """POST without a body."""
         return await self._request("POST", path, token, **headers)
 
-    async def _request(self, method: str, path: str, token: str | None, **headers: str) -> httpx.Response:
+    async def call(
+        self, method: str, path: str, token: str | None = None, *, json: Any = None, **headers: str
+    ) -> httpx.Response:
+        """Any request; header names take _ for -."""
+        return await self._request(method, path, token, json, **{k.replace("_", "-"): v for k, v in headers.items()})
+
+    async def _request(
+        self, method: str, path: str, token: str | None, json: Any = None, **headers: str
+    ) -> httpx.Response:
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        async with httpx.AsyncClient(base_url=self.http, timeout=DEADLINE_SECONDS) as client:
-            return await client.request(method, path, headers=headers)
+        async with httpx.AsyncClient(base_url=self.http, timeout=2 * DEADLINE_SECONDS) as client:
+            return await client.request(method, path, headers=headers, json=json)
 
     @asynccontextmanager
     async def agent(

@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 
 import asyncpg
 
+from server.reads import ChartBucket, LogFilter, LogPlace
+
 
 class MetricRow(NamedTuple):
     """A stored sample. Times in Unix microseconds, memory and network in bytes, CPU in percent (100 = one core)."""
@@ -67,6 +69,23 @@ class Pruned:
     logs: int
 
 
+@dataclass(frozen=True, slots=True)
+class PrunedLogs:
+    """What was removed of one container's log: lines, and their bytes with `LINE_OVERHEAD_BYTES` each."""
+
+    lines: int
+    bytes: int
+
+
+def longest_gap_us(step_us: int) -> int:
+    """The longest pause between two samples over which a chart of this step still tells a rate.
+
+    Three steps, so that a point is not lost where an agent skips a beat; at least a minute, so that fine charts of slow
+    agents have rates at all. Past it the increase is known, but not when it came: no rate is better than a smeared one.
+    """
+    return max(3 * step_us, 60_000_000)
+
+
 class Storage(Protocol):
     """A strategy. Every method takes the connection it shall work on; none keeps one."""
 
@@ -94,15 +113,56 @@ class Storage(Protocol):
         container_id: int,
         lines: int,
         most_bytes: int,
-        after: tuple[int, int] | None = None,
+        after: LogPlace | None = None,
     ) -> Sequence[LogRow]:
         """The last lines of a container, oldest first; with `after` = (at, line) only what follows it.
 
         At most `lines`, and at most `most_bytes` of text with `LINE_OVERHEAD_BYTES` a line, counted from the newest.
         """
 
-    async def count_logs(self, connection: asyncpg.Connection, container_id: int, after: tuple[int, int]) -> int:
+    async def count_logs(self, connection: asyncpg.Connection, container_id: int, after: LogPlace) -> int:
         """How many lines of a container follow `after` = (at, line)."""
+
+    async def page_logs(
+        self,
+        connection: asyncpg.Connection,
+        container_id: int,
+        after: LogPlace,
+        until: int,
+        lines: int,
+        most_bytes: int,
+        wanted: LogFilter,
+    ) -> tuple[Sequence[LogRow], LogPlace | None]:
+        """Of the next lines of a container after (at, line) and before `until` those that match, oldest first.
+
+        At most `lines` are looked at, and at most `most_bytes` of text with `LINE_OVERHEAD_BYTES` a line, but always one.
+        The place is that of the last one looked at; None: there was none.
+        """
+
+    async def chart(
+        self, connection: asyncpg.Connection, container_ids: Sequence[int], since: int, until: int, step_us: int
+    ) -> Sequence[ChartBucket]:
+        """Samples with since <= at < until of some containers together, by steps aligned to the epoch; none is empty.
+
+        Mean and maximum are over all samples of a bucket that have the value. A rate is what the counters of all containers
+        rose by, divided by the seconds it took:
+
+        - a sample and the one before it of the same container make a pair, which belongs to the later one's bucket;
+        - a counter that fell was reset: it rose by its new value;
+        - no pair: a container's first sample, a null on either side, or more than `longest_gap_us(step_us)` in between;
+        - the sample before `since` counts as the one before, so a bucket says the same in every chart of its step.
+        """
+
+    async def prune_container_logs(self, connection: asyncpg.Connection, container_id: int, until: int) -> PrunedLogs:
+        """Remove the lines of one container with at <= until (Unix microseconds), in bounded steps."""
+
+    async def container_log_bytes(
+        self, connection: asyncpg.Connection, container_id: int, bounds: Sequence[int]
+    ) -> Sequence[int]:
+        """Bytes of a container's lines (with `LINE_OVERHEAD_BYTES` each) between rising times: one number more than bounds.
+
+        The first counts at <= bounds[0], the next bounds[0] < at <= bounds[1], the last at > bounds[-1]. Reads all of them.
+        """
 
     async def sizes(self, connection: asyncpg.Connection) -> Sequence[TableSize]:
         """How much each table holds now."""

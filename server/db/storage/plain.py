@@ -5,15 +5,26 @@ identity; it does not serve `timestamp < x`, so pruning walks the containers, a 
 """
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 
-from server.db.storage.base import CopyTarget, LogRow, MetricRow, Pruned, TableSize
-from server.rows import LINE_OVERHEAD_BYTES, LOG_COLUMNS, METRIC_COLUMNS, STREAMS
+from server.db.storage.base import (
+    CopyTarget,
+    LogRow,
+    MetricRow,
+    Pruned,
+    TableSize,
+    longest_gap_us,
+)
+from server.db.storage.log_table import LogTable, log_row
+from server.db.storage.times import to_datetime, to_micros
+from server.reads import ChartBucket
+from server.rows import LOG_COLUMNS, METRIC_COLUMNS
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+__all__ = ["PlainStorage", "to_datetime", "to_micros"]
+
 _PRUNE_CONTAINERS = 200
 """Containers per DELETE: bounds a statement's time and locks."""
 _READ_ROWS = 5_000
@@ -56,6 +67,29 @@ _NEXT_CONTAINERS = """
 """
 """A loose index scan: the distinct containers after $1, one probe of the primary key each."""
 
+_CHART = """
+    WITH paired AS (
+        SELECT timestamp, cpu_percent, memory_bytes, network_rx_bytes AS rx, network_tx_bytes AS tx,
+               timestamp - lag(timestamp) OVER earlier AS pause,
+               lag(network_rx_bytes) OVER earlier AS rx_before,
+               lag(network_tx_bytes) OVER earlier AS tx_before
+        FROM container_metric
+        WHERE container_id = ANY($1) AND timestamp >= $2::timestamptz - $5::interval AND timestamp < $3
+        WINDOW earlier AS (PARTITION BY container_id ORDER BY timestamp)
+    ), risen AS (
+        SELECT timestamp, cpu_percent, memory_bytes, pause,
+               CASE WHEN pause <= $5 THEN CASE WHEN rx < rx_before THEN rx ELSE rx - rx_before END END AS rx,
+               CASE WHEN pause <= $5 THEN CASE WHEN tx < tx_before THEN tx ELSE tx - tx_before END END AS tx
+        FROM paired WHERE timestamp >= $2
+    )
+    SELECT date_bin($4, timestamp, 'epoch') AS bucket, count(*),
+           avg(cpu_percent), max(cpu_percent), avg(memory_bytes)::float8, max(memory_bytes),
+           sum(rx)::float8 / extract(epoch FROM sum(pause) FILTER (WHERE rx IS NOT NULL))::float8,
+           sum(tx)::float8 / extract(epoch FROM sum(pause) FILTER (WHERE tx IS NOT NULL))::float8
+    FROM risen GROUP BY bucket ORDER BY bucket
+"""
+"""A null on either side of a pair makes its comparison and its difference null: no rate, no seconds."""
+
 _OLDEST = """
     WITH RECURSIVE walk AS (
         (SELECT container_id, timestamp FROM {table} ORDER BY container_id, timestamp LIMIT 1)
@@ -68,7 +102,7 @@ _OLDEST = """
 """
 
 
-class PlainStorage:
+class PlainStorage(LogTable):
     """One heap table each, pruned by DELETE."""
 
     name = "plain"
@@ -121,48 +155,21 @@ class PlainStorage:
             FROM container_log WHERE timestamp >= $1 AND timestamp < $2 ORDER BY container_id, timestamp, line
         """
         async for block in _blocks(connection, query, to_datetime(since), to_datetime(until)):
-            yield [_log_row(row) for row in block]
+            yield [log_row(row) for row in block]
 
-    async def tail_logs(
-        self,
-        connection: asyncpg.Connection,
-        container_id: int,
-        lines: int,
-        most_bytes: int,
-        after: tuple[int, int] | None = None,
-    ) -> Sequence[LogRow]:
-        """The last lines of a container that fit, oldest first; with `after` = (at, line) only what follows it."""
-        at, line = after or (0, -1)
+    async def chart(
+        self, connection: asyncpg.Connection, container_ids: Sequence[int], since: int, until: int, step_us: int
+    ) -> Sequence[ChartBucket]:
+        """Samples of some containers together, by steps of time: one walk along the primary key."""
         rows = await connection.fetch(
-            """
-            SELECT * FROM (
-                SELECT last.*, sum(octet_length(text) + $6) OVER (ORDER BY timestamp DESC, line DESC) AS bytes FROM (
-                    SELECT container_id, timestamp, line, stream, text, partial, truncated FROM container_log
-                    WHERE container_id = $1 AND (timestamp, line) > ($2, $3)
-                    ORDER BY timestamp DESC, line DESC LIMIT $4
-                ) last
-            ) counted
-            WHERE bytes <= $5 ORDER BY timestamp DESC, line DESC
-            """,
-            container_id,
-            to_datetime(at),
-            line,
-            lines,
-            most_bytes,
-            LINE_OVERHEAD_BYTES,
+            _CHART,
+            container_ids,
+            to_datetime(since),
+            to_datetime(until),
+            timedelta(microseconds=step_us),
+            timedelta(microseconds=longest_gap_us(step_us)),
         )
-        return [_log_row(row) for row in reversed(rows)]
-
-    async def count_logs(self, connection: asyncpg.Connection, container_id: int, after: tuple[int, int]) -> int:
-        """How many lines of a container follow `after` = (at, line)."""
-        return int(
-            await connection.fetchval(
-                "SELECT count(*) FROM container_log WHERE container_id = $1 AND (timestamp, line) > ($2, $3)",
-                container_id,
-                to_datetime(after[0]),
-                after[1],
-            )
-        )
+        return [ChartBucket(to_micros(row[0]), *row[1:]) for row in map(tuple, rows)]
 
     async def sizes(self, connection: asyncpg.Connection) -> Sequence[TableSize]:
         """How much each table holds now."""
@@ -182,20 +189,6 @@ class PlainStorage:
             oldest = await connection.fetchval(_OLDEST.format(table=target.table))
             found.append(TableSize(table=target.table, oldest_at=oldest and to_micros(oldest), **row))
         return found
-
-
-def to_datetime(micros: int) -> datetime:
-    """Unix microseconds as asyncpg wants them, exact."""
-    return _EPOCH + timedelta(microseconds=micros)
-
-
-def to_micros(moment: datetime) -> int:
-    """Unix microseconds of a timestamptz, exact."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def _log_row(row: Any) -> LogRow:
-    return LogRow(row[0], to_micros(row[1]), row[2], STREAMS[row[3]], row[4], row[5], row[6])
 
 
 async def _blocks(connection: asyncpg.Connection, query: str, *args: Any) -> AsyncIterator[list[asyncpg.Record]]:

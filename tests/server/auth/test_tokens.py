@@ -6,11 +6,12 @@ from typing import Any
 import jwt
 import pytest
 
-from server.auth.principal import ROLES
-from server.auth.tokens import LEEWAY_SECONDS, MAX_LIFE_SECONDS, TokenError, Tokens, bearer
+from server.auth.keys import Keys
+from server.auth.principal import MAX_LIFE_SECONDS, ROLES
+from server.auth.tokens import LEEWAY_SECONDS, TokenError, Tokens, bearer
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
-TOKENS = Tokens(SECRET)
+TOKENS = Tokens(Keys.of_secret(SECRET))
 
 
 def token(*, key: str = SECRET, algorithm: str = "HS256", headers: dict[str, Any] | None = None, **claims: Any) -> str:

@@ -1,12 +1,19 @@
 """The plain strategy on a real Postgres: what it removes, what it reads."""
 
-from collections.abc import AsyncIterator
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from fractions import Fraction
 
 import asyncpg
 import pytest
 
+from server.db.storage import log_table
+from server.db.storage.base import MetricRow, longest_gap_us
 from server.db.storage.plain import PlainStorage, to_datetime
 from server.db.storage.strategies import storage
+from server.protocol.canonical import float32
+from server.reads import ChartBucket, LogFilter
 from server.rows import LINE_OVERHEAD_BYTES
 
 T0 = 1_800_000_000_000_000
@@ -79,6 +86,224 @@ async def test_sizes_tell_the_oldest_row(connection: asyncpg.Connection) -> None
 
     assert [size.oldest_at for size in sizes] == [T0, T0]
     assert all(size.table_bytes > 0 and size.index_bytes > 0 for size in sizes)
+
+
+class TestChart:
+    """Samples by steps of time."""
+
+    @pytest.mark.parametrize("seed", range(12))
+    async def test_it_is_what_a_plain_computation_says(self, connection: asyncpg.Connection, seed: int) -> None:
+        """Random samples of three containers, with resets, nulls and pauses: every bucket is exact."""
+        chance = random.Random(seed)
+        rows = [row for container in (1, 2, 3, 4) for row in random_samples(chance, container)]
+        await store(connection, rows)
+        step = chance.choice([1, 5, 30, 60, 240]) * SECOND
+        since = T0 + chance.randrange(0, 600) * SECOND // step * step
+        until = since + chance.randrange(1, 400) * step
+        wanted = [1, 2, 3]
+
+        found = await PlainStorage().chart(connection, wanted, since, until, step)
+
+        expected = compute([row for row in rows if row.container_id in wanted], since, until, step)
+        assert [bucket.at for bucket in found] == [bucket.at for bucket in expected]
+        for bucket, plain in zip(found, expected, strict=True):
+            assert (bucket.samples, bucket.cpu_max, bucket.mem_max) == (plain.samples, plain.cpu_max, plain.mem_max)
+            for value, exact in zip(bucket, plain, strict=True):
+                assert (value is None) == (exact is None), (bucket, plain)
+                assert value is None or exact is None or value == pytest.approx(exact, rel=1e-12)
+
+    async def test_a_bucket_says_the_same_in_every_chart_of_its_step(self, connection: asyncpg.Connection) -> None:
+        """Where a chart begins changes nothing: the sample before it is known."""
+        await store(connection, list(random_samples(random.Random(99), 1)))
+        plain, step = PlainStorage(), 30 * SECOND
+        whole = {bucket.at: bucket for bucket in await plain.chart(connection, [1], T0, T0 + 3600 * SECOND, step)}
+
+        for since in range(T0, T0 + 600 * SECOND, step):
+            part = await plain.chart(connection, [1], since, since + 120 * SECOND, step)
+            assert list(part) == [whole[bucket.at] for bucket in part]
+
+    async def test_rates_by_hand(self, connection: asyncpg.Connection) -> None:
+        """A first sample has no rate, a reset rises by its new value, a null breaks the pair, a long pause too."""
+        counts: list[tuple[int, int | None]] = [
+            (0, 1000), (5, 1500), (10, 1500), (15, 40), (20, None), (25, 100), (30, 200), (91, 800), (151, 860),
+        ]  # fmt: skip
+        await store(connection, [MetricRow(1, T0 + s * SECOND, None, None, rx, None) for s, rx in counts])
+
+        found = await PlainStorage().chart(connection, [1], T0, T0 + 200 * SECOND, 5 * SECOND)
+
+        assert [((b.at - T0) // SECOND, b.rx_per_second) for b in found] == [
+            (0, None), (5, 100.0), (10, 0.0), (15, 8.0), (20, None), (25, None), (30, 20.0), (90, None), (150, 1.0),
+        ]  # fmt: skip
+        assert {(b.samples, b.cpu_mean, b.cpu_max, b.mem_mean, b.mem_max, b.tx_per_second) for b in found} == {
+            (1, None, None, None, None, None)
+        }
+
+    async def test_counters_of_any_size(self, connection: asyncpg.Connection) -> None:
+        """The largest counters neither overflow nor lose a byte that a float can hold."""
+        top = 2**63 - 1
+        samples = [
+            MetricRow(1, T0, 0.0, top, 0, top), MetricRow(1, T0 + SECOND, 1e6, top, top, top),
+            MetricRow(2, T0, 0.0, top, 0, 0), MetricRow(2, T0 + SECOND, 1e6, top, top, 1),
+        ]  # fmt: skip
+        await store(connection, samples)
+
+        (bucket,) = await PlainStorage().chart(connection, [1, 2], T0, T0 + 10 * SECOND, 10 * SECOND)
+
+        assert bucket == ChartBucket(T0, 4, 5e5, 1e6, float(top), top, float(top), 0.5)
+
+
+class TestLogPages:
+    """A container's lines, a page at a time."""
+
+    @staticmethod
+    async def fill(connection: asyncpg.Connection, texts: Sequence[str], container: int = 1) -> None:
+        """One line each ten milliseconds, three at each time; stderr every second one."""
+        await connection.copy_records_to_table(
+            "container_log",
+            records=[
+                (container, to_datetime(T0 + i // 3 * 10_000), i % 3, i % 2, False, False, text)
+                for i, text in enumerate(texts)
+            ],
+        )
+
+    async def pages(
+        self, connection: asyncpg.Connection, wanted: LogFilter, lines: int, most_bytes: int = 10**9
+    ) -> list[list[str]]:
+        """Every page there is."""
+        after, found = (T0, -1), list[list[str]]()
+        while True:
+            rows, end = await PlainStorage().page_logs(connection, 1, after, T0 + SECOND, lines, most_bytes, wanted)
+            if end is None:
+                return found
+            found.append([row.text for row in rows])
+            assert end > after
+            after = end
+
+    async def test_pages_hold_every_line_once(self, connection: asyncpg.Connection) -> None:
+        """Whatever the size of the pages, and though lines share a time; those of other containers are left alone."""
+        texts = [f"line {i}" for i in range(100)]
+        await self.fill(connection, texts)
+        await self.fill(connection, ["other"] * 100, container=2)
+
+        for lines in (1, 2, 7, 100, 1000):
+            pages = await self.pages(connection, LogFilter(), lines)
+            assert [text for page in pages for text in page] == texts
+            assert max(map(len, pages)) <= lines
+
+    async def test_a_page_is_bounded_in_bytes(self, connection: asyncpg.Connection) -> None:
+        """A page ends before the line that starts past the bound; one line larger than all of it comes alone."""
+        size = LINE_OVERHEAD_BYTES + 10
+        await self.fill(connection, ["x" * 10] * 4 + ["y" * 5000] + ["z" * 10])
+
+        assert list(map(len, await self.pages(connection, LogFilter(), 100, 2 * size))) == [2, 2, 1, 1]
+        assert list(map(len, await self.pages(connection, LogFilter(), 100, 2 * size + 1))) == [3, 2, 1]
+        assert list(map(len, await self.pages(connection, LogFilter(), 100, 1))) == [1] * 6
+
+    async def test_what_does_not_match_is_passed_over(self, connection: asyncpg.Connection) -> None:
+        """Text is looked for literally, in the case it has; a page without a match still says how far it went."""
+        await self.fill(connection, ["100% sure", "100 sure", "a_b", "axb", "SURE", "back\\slash"])
+
+        async def found(**wanted: str) -> list[str]:
+            pages = await self.pages(connection, LogFilter(**wanted), 2)  # type: ignore[arg-type]
+            assert len(pages) == 3
+            return [text for page in pages for text in page]
+
+        assert await found(contains="100%") == ["100% sure"]
+        assert await found(contains="a_b") == ["a_b"]
+        assert await found(contains="sure") == ["100% sure", "100 sure"]
+        assert await found(contains="\\") == ["back\\slash"]
+        assert await found(stream="stderr") == ["100 sure", "axb", "back\\slash"]
+        assert await found(stream="stdout", contains="b") == ["a_b"]
+
+    async def test_pruning_one_container(self, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Lines up to a time go, in as many steps as it takes; the bytes are counted; other containers keep theirs."""
+        monkeypatch.setattr(log_table, "_PRUNE_LINES", 7)
+        await self.fill(connection, ["abc"] * 60)
+        await self.fill(connection, ["other"] * 60, container=2)
+        plain = PlainStorage()
+
+        removed = await plain.prune_container_logs(connection, 1, T0 + 9 * 10_000)
+
+        assert (removed.lines, removed.bytes) == (30, 30 * (3 + LINE_OVERHEAD_BYTES))
+        oldest = await connection.fetch(
+            "SELECT container_id, count(*), min(timestamp) FROM container_log GROUP BY container_id ORDER BY container_id"
+        )
+        assert [tuple(row) for row in oldest] == [(1, 30, to_datetime(T0 + 10 * 10_000)), (2, 60, to_datetime(T0))]
+        assert (await plain.prune_container_logs(connection, 1, T0)).lines == 0
+
+    async def test_bytes_between_times(self, connection: asyncpg.Connection) -> None:
+        """Each part counts its upper end in, and together they are everything."""
+        await self.fill(connection, ["abc"] * 30)
+        plain, size = PlainStorage(), 3 + LINE_OVERHEAD_BYTES
+
+        bounds = [T0 + 10_000, T0 + 10_001, T0 + 50_000]
+        assert await plain.container_log_bytes(connection, 1, bounds) == [6 * size, 0, 12 * size, 12 * size]
+        assert await plain.container_log_bytes(connection, 1, []) == [30 * size]
+        assert await plain.container_log_bytes(connection, 2, [T0]) == [0, 0]
+
+
+def random_samples(chance: random.Random, container: int) -> list[MetricRow]:
+    """About a quarter of an hour of samples that rise, reset, miss values, and pause."""
+    at, rx, tx, rows = T0 + chance.randrange(0, 60 * SECOND), 0, 2**40, []
+    for _ in range(chance.randrange(0, 400)):
+        at += chance.choice(
+            [SECOND, 5 * SECOND, chance.randrange(1, 10 * SECOND), 200 * SECOND][: chance.choice([3, 4])]
+        )
+        rx = chance.randrange(1000) if chance.random() < 0.05 else rx + chance.randrange(10**6)
+        tx = 0 if chance.random() < 0.02 else tx + chance.randrange(10**12)
+        values = [chance.uniform(0, 800), chance.randrange(2**40), rx, tx]
+        cpu, mem, seen_rx, seen_tx = (None if chance.random() < 0.1 else value for value in values)
+        rows.append(MetricRow(container, at, cpu and float32(cpu), mem, seen_rx, seen_tx))  # type: ignore[arg-type]
+    return rows
+
+
+async def store(connection: asyncpg.Connection, rows: Sequence[MetricRow]) -> None:
+    """Write samples."""
+    await connection.copy_records_to_table(
+        "container_metric", records=[(row.container_id, to_datetime(row.at), *row[2:]) for row in rows]
+    )
+
+
+def compute(rows: Sequence[MetricRow], since: int, until: int, step: int) -> list[ChartBucket]:
+    """The chart by its definition, without a database."""
+    earlier: dict[int, MetricRow] = {}
+    samples: dict[int, list[MetricRow]] = defaultdict(list)
+    rises: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
+    for row in sorted(rows):
+        bucket = row.at // step * step
+        before = earlier.get(row.container_id)
+        earlier[row.container_id] = row
+        if not since <= row.at < until:
+            continue
+        samples[bucket].append(row)
+        if before is None or row.at - before.at > longest_gap_us(step):
+            continue
+        for counter in ("rx", "tx"):
+            old, new = getattr(before, counter), getattr(row, counter)
+            if old is not None and new is not None:
+                rises[bucket, counter].append((new - old if new >= old else new, row.at - before.at))
+
+    def mean(values: list[float]) -> float | None:
+        return float(sum(map(Fraction, values)) / len(values)) if values else None
+
+    def rate(pairs: list[tuple[int, int]]) -> float | None:
+        return (
+            float(Fraction(sum(rise for rise, _ in pairs) * SECOND, sum(pause for _, pause in pairs)))
+            if pairs
+            else None
+        )
+
+    found = []
+    for at, group in sorted(samples.items()):
+        cpus = [row.cpu for row in group if row.cpu is not None]
+        mems = [row.mem for row in group if row.mem is not None]
+        found.append(
+            ChartBucket(
+                at, len(group), mean(cpus), max(cpus, default=None), mean([*mems]), max(mems, default=None),
+                rate(rises[at, "rx"]), rate(rises[at, "tx"]),
+            )
+        )  # fmt: skip
+    return found
 
 
 def test_an_unknown_strategy_is_refused() -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks: programs that print figures and ratios taken in one run."""

@@ -1,0 +1,100 @@
+"""`seatrial bench`: programs that print figures and ratios taken in one run."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from loadtests.bench.figures import Report
+
+_USAGE, _ENVIRONMENT, _WORTHLESS = 2, 3, 12
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Benchmarks: figures of this machine, each beside a limit or a peer measured in the same run.",
+)
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")]
+Pins = Annotated[
+    list[str] | None, typer.Option("--pin", help="Hold a component to cores: server=0, postgres=0-1, fleet=1, peers=1.")
+]
+Keep = Annotated[Path | None, typer.Option("--keep", help="Keep logs, ledger and reports in this new folder.")]
+
+
+@app.command("ingest")
+def bench_ingest(
+    agents: Annotated[int, typer.Option(min=1, max=30_000, help="Simulated agents.")] = 10_000,
+    containers: Annotated[int, typer.Option(min=1, max=1_000, help="Containers of each.")] = 10,
+    log_lines: Annotated[int, typer.Option(min=0, max=100, help="Log lines of each agent and second.")] = 1,
+    seconds: Annotated[int, typer.Option(min=10, max=3_600, help="How long after the ramp.")] = 60,
+    ramp: Annotated[float, typer.Option(min=1, max=600, help="Seconds over which the agents connect.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="Seed of every value.")] = 1,
+    storage: Annotated[str, typer.Option(help="Storage strategy.")] = "plain",
+    database_url: Annotated[str | None, typer.Option(help="A Postgres server. Default: a private one.")] = None,
+    find_limit: Annotated[bool, typer.Option("--find-limit", help="More containers until ack p99 > 1 s.")] = False,
+    pin: Pins = None,
+    json_file: JsonFile = None,
+    keep: Keep = None,
+) -> None:
+    """The whole pipeline, ledger verified, beside raw COPY of the same rows by one connection."""
+    from loadtests.bench.ingest import Options, run
+
+    options = Options(
+        agents=agents, containers=containers, log_lines=log_lines, seconds=seconds, ramp_seconds=ramp, seed=seed,
+        storage=storage, database_url=database_url, pins=_pins(pin),
+    )  # fmt: skip
+    _perform(lambda directory: run(options, directory, find_limit=find_limit), json_file, keep)
+
+
+@app.command("message")
+def bench_message(
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="Of each round.")] = 5.0,
+    pin: Pins = None,
+    json_file: JsonFile = None,
+    keep: Keep = None,
+) -> None:
+    """CPU of a batch of 10 received, decoded, packed and acked, beside uvicorn's and picows' bare echo."""
+    from loadtests.bench.message import run
+
+    pins = _pins(pin)
+    _perform(lambda directory: run(directory, seconds=seconds, pins=pins), json_file, keep)
+
+
+def _pins(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
+    from loadtests.bench.usage import parse_pins
+
+    try:
+        return parse_pins(texts or [])
+    except ValueError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(_USAGE) from None
+
+
+def _perform(work: "Callable[[Path], Coroutine[Any, Any, Report]]", json_file: Path | None, keep: Path | None) -> None:
+    from loadtests.bench.figures import show, write
+    from loadtests.children import ChildError
+    from loadtests.stage import StageError
+
+    with tempfile.TemporaryDirectory(prefix="seatrial-bench-") as temporary:
+        directory = Path(temporary)
+        if keep is not None:
+            try:
+                keep.mkdir(parents=True)
+            except OSError as error:
+                typer.echo(f"--keep {keep}: {error.strerror or error}: expected a new folder", err=True)
+                raise typer.Exit(_USAGE) from None
+            directory = keep
+        try:
+            report = asyncio.run(work(directory))
+        except (StageError, ChildError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(_ENVIRONMENT) from None
+        show(report)
+        if json_file is not None:
+            write(report, json_file)
+    if report.failures:
+        raise typer.Exit(_WORTHLESS)

@@ -1,0 +1,219 @@
+"""What simulated users measured, and the file by which a Locust process hands it to the runner.
+
+This module imports neither Locust nor gevent: the runner reads with it what Locust wrote.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from loadtests.measure import Latency, now_us
+
+_log = logging.getLogger(__name__)
+
+FAILURES: dict[str, str] = {
+    "bad_frame": "a frame is no message of the protocol",
+    "time_back": "a container's time went back",
+    "duplicate_line": "a log line came twice",
+    "foreign": "a frame is about something that was not asked for",
+    "no_snapshot": "a topic was not answered",
+    "error": "the server answered with an error",
+    "silent": "no echo of a heartbeat within 10 s",
+    "refused": "the live socket did not open",
+    "closed": "the server closed the live socket",
+    "http": "a request failed",
+    "bad_answer": "an answer of the API has not the form that it promises",
+    "not_denied": "an attempt that must be denied was not",
+    "not_replayed": "a repeated Idempotency-Key was not answered with the same action",
+    "action_disagrees": "the live topic and the API tell different outcomes of an action",
+    "action_untold": "the live topic did not tell the outcome of an action",
+    "action_unknown": "an action's outcome did not become known in time",
+    "chart_shape": "a chart's arrays differ in length, or have too many points",
+    "chart_empty": "a chart of a running container has no value",
+    "log_order": "downloaded log lines are out of order, twice, or outside the time that was asked for",
+    "audit_order": "audit entries are not newest first, or one came twice",
+}
+"""What can go wrong for a simulated user, and how Locust shows it."""
+
+LIVE_VIOLATIONS = ("bad_frame", "time_back", "duplicate_line", "no_snapshot")
+"""Failures on the live socket that no outage explains: the server broke a promise."""
+
+API_VIOLATIONS = (
+    "bad_answer", "not_denied", "not_replayed", "action_disagrees", "action_untold", "chart_shape", "chart_empty",
+    "log_order", "audit_order",
+)  # fmt: skip
+"""The same for the API."""
+
+CHART_RANGES = ("15m", "1h", "6h", "24h")
+"""The ranges of a chart; each has a latency of its own."""
+
+FIRST_DETAILS = 20
+"""Failures of each kind that are logged with their detail; Locust and the file count the rest."""
+
+
+class Recorded(Struct, kw_only=True):
+    """What a Locust process measured, as its file holds it."""
+
+    version: int = 2
+    started_at_us: int
+    ended_at_us: int = 0
+    latencies: dict[str, str] = {}
+    """By the names of the catalogue: HDR histograms in microseconds, base64; told in milliseconds."""
+    clamped: int = 0
+    """Latencies below 1 us or above an hour."""
+    visits: int = 0
+    messages: int = 0
+    """Messages that browsers received, of every type."""
+    gaps: int = 0
+    dropped_lines: int = 0
+    """Log lines that the gaps told of."""
+    foreign: int = 0
+    """Frames about something that was not asked for: a leak between organisations shows here."""
+    downloaded_lines: int = 0
+    downloaded_bytes: int = 0
+    """Of log downloads, as they came."""
+    skipped: int = 0
+    """Turns that users were too late for, because what came before took too long."""
+    failures: dict[str, int] = {}
+    """By kind, as in `FAILURES`."""
+    closes: dict[str, int] = {}
+    """Closes by the server, by code."""
+
+
+LATENCIES = (
+    "live_latency_ms", "log_latency_ms", "action_round_trip_ms", "log_download_ms",
+    *(f"chart_query_{name}_ms" for name in CHART_RANGES),
+)  # fmt: skip
+"""What Locust processes measure, by the names of the catalogue."""
+
+
+class Measurements:
+    """Gathers what the simulated users of this process measure, and tells Locust of it."""
+
+    def __init__(self, fire: Callable[..., None]) -> None:
+        """Begin.
+
+        Args:
+            fire: Locust's `environment.events.request.fire`.
+        """
+        self._fire = fire
+        self._latencies = {name: Latency() for name in LATENCIES}
+        self._recorded = Recorded(started_at_us=now_us())
+
+    def visit(self) -> None:
+        """A browser opened a live socket."""
+        self._recorded.visits += 1
+
+    def message(self, kind: str, size_bytes: int, latencies_us: Iterable[int] = ()) -> None:
+        """A message came, with the latencies of its new samples or lines in microseconds.
+
+        Every one goes into the histogram; Locust gets one request per message, with the longest.
+        """
+        self._recorded.messages += 1
+        latency = self._latencies["log_latency_ms" if kind == "logs" else "live_latency_ms"]
+        longest_us = -1
+        for microseconds in latencies_us:
+            latency.record_us(microseconds)
+            longest_us = max(longest_us, microseconds)
+        self._fire(
+            request_type="WS", name=kind, response_length=size_bytes, exception=None, context={},
+            response_time=None if longest_us < 0 else longest_us / 1000,
+        )  # fmt: skip
+
+    def took(self, name: str, since_us: int) -> None:
+        """Something of `LATENCIES` ended now that was meant to begin at a time in Unix microseconds."""
+        self._latencies[name].record_us(now_us() - since_us)
+
+    def downloaded(self, lines: int, size_bytes: int) -> None:
+        """A log was downloaded."""
+        self._recorded.downloaded_lines += lines
+        self._recorded.downloaded_bytes += size_bytes
+
+    def skipped(self, turns: int) -> None:
+        """A user was so late that it left these turns out."""
+        self._recorded.skipped += turns
+
+    def gap(self, lines: int) -> None:
+        """The server told of log lines that it dropped for us."""
+        self._recorded.gaps += 1
+        self._recorded.dropped_lines += lines
+
+    def closed(self, code: int, reason: str) -> None:
+        """The server closed the live socket."""
+        key = str(code)
+        self._recorded.closes[key] = self._recorded.closes.get(key, 0) + 1
+        self.failure("closed", f"{code} {reason}")
+
+    def failure(self, kind: str, detail: str, *, medium: str = "WS") -> None:
+        """Something of `FAILURES` happened; `medium` is how Locust files it."""
+        count = self._recorded.failures.get(kind, 0) + 1
+        self._recorded.failures[kind] = count
+        self._recorded.foreign += kind == "foreign"
+        if count <= FIRST_DETAILS:
+            _log.warning("%s: %s", FAILURES[kind], detail[:500])
+        # Locust keeps every distinct text for ever, so it gets the kind's and not the detail.
+        self._fire(
+            request_type=medium, name=kind, response_time=None, response_length=0, context={},
+            exception=UserFailureError(FAILURES[kind]),
+        )  # fmt: skip
+
+    def write(self, path: Path) -> None:
+        """Write everything so far to `path`, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._recorded.ended_at_us = now_us()
+        self._recorded.latencies = {name: latency.encode() for name, latency in self._latencies.items()}
+        self._recorded.clamped = sum(latency.clamped for latency in self._latencies.values())
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_bytes(msgspec.json.encode(self._recorded))
+        temporary.replace(path)
+
+
+class UserFailureError(Exception):
+    """How Locust gets to know of a failure."""
+
+
+def read_measurements(path: Path) -> Recorded:
+    """What a Locust process wrote.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Recorded)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def catalogue(recorded: Iterable[Recorded]) -> dict[str, Latency | float]:
+    """What Locust processes measured, added up, by the names of the catalogue.
+
+    Raises:
+        ValueError: a histogram cannot be read.
+    """
+    every = list(recorded)
+    charts = [f"chart_query_{name}_ms" for name in CHART_RANGES]
+    parts = {name: (name,) for name in LATENCIES} | {"chart_query_ms": tuple(charts)}
+    measured: dict[str, Latency | float] = {
+        name: Latency.decode(one.latencies[part] for one in every for part in sources if part in one.latencies)
+        for name, sources in parts.items()
+    }
+    return measured | {
+        "live_messages": float(sum(one.messages for one in every)),
+        "live_foreign": float(sum(one.foreign for one in every)),
+        "live_violations": _failures(every, LIVE_VIOLATIONS),
+        "api_violations": _failures(every, API_VIOLATIONS),
+        "log_lines_downloaded": float(sum(one.downloaded_lines for one in every)),
+        "turns_skipped": float(sum(one.skipped for one in every)),
+    }
+
+
+def _failures(every: Iterable[Recorded], kinds: Iterable[str]) -> float:
+    return float(sum(one.failures.get(kind, 0) for one in every for kind in kinds))
