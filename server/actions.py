@@ -13,9 +13,10 @@ socket waits for them.
 """
 
 import asyncio
+import itertools
 import logging
 import uuid
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,9 +42,12 @@ from server.protocol.messages import (
 
 RECENT = 100
 """Actions of an organisation that the live topic's snapshot shows."""
-MAX_RESULTS = 10_000
-"""Results waiting for the database; past it they are dropped, and the agents repeat them when they connect again."""
+MAX_RESULTS = 1_000
+"""Results of one organisation waiting for the database; past it they are dropped, and the agents repeat them when they
+connect again. Of one: who reports what nobody asked for fills only its own place."""
 TICK_SECONDS = 1.0
+REREAD_TICKS = 5
+"""Pause between two looks for actions that were admitted and did not come into memory, in ticks."""
 RETRY_SECONDS = 1.0
 _OPEN: frozenset[ActionState] = frozenset({"pending", "sent"})
 
@@ -212,6 +216,8 @@ class Actions:
         self._due: set[tuple[str, str]] = set()
         self._something_due = asyncio.Event()
         self._results: dict[tuple[str, str, str], Result] = {}
+        self._results_of: Counter[str] = Counter()
+        """How many of them, by organisation."""
         self._some_results = asyncio.Event()
         self._waiters: dict[str, set[asyncio.Future[ActionRecord]]] = defaultdict(set)
         self._recent: dict[str, OrderedDict[str, ActionStatus]] = defaultdict(OrderedDict)
@@ -222,9 +228,13 @@ class Actions:
         """Take up what an earlier process left open. What it marked sent is not sent again."""
         for action in await self._store.recent(RECENT):
             self._remember(action)
+        await self.reread()
+
+    async def reread(self) -> None:
+        """Take up pending actions that are not in memory: an earlier process's, or of a COMMIT whose answer got lost."""
         for action in await self._store.open_actions():
             if action.state == "pending":
-                self._pending[action.org, action.host][action.action_id] = action
+                self._pending[action.org, action.host].setdefault(action.action_id, action)
 
     async def run_down(self) -> None:
         """Send what is due until cancelled."""
@@ -252,10 +262,12 @@ class Actions:
 
     async def run_clock(self) -> None:
         """Once a second, until cancelled: expire what is past its time, and try again what could not be sent."""
-        while True:
+        for tick in itertools.count():
             await asyncio.sleep(TICK_SECONDS)
             try:
                 await self.expire()
+                if tick % REREAD_TICKS == 0:
+                    await self.reread()
             except DatabaseDownError as error:
                 _log.warning("expiry waits for the database", extra={"error": str(error)})
             for key, waiting in self._pending.items():
@@ -299,11 +311,14 @@ class Actions:
         )  # fmt: skip
         if decision.denial is not None:
             self._counters.actions_denied[decision.denial.code] += 1
-        elif decision.action is not None and not decision.replayed:
-            self._counters.actions_requested += 1
-            self._changed(decision.action)
-            self._pending[user.org, host][decision.action.action_id] = decision.action
-            self._make_due((user.org, host))
+        elif decision.action is not None:
+            if not decision.replayed:
+                self._counters.actions_requested += 1
+                self._changed(decision.action)
+            if decision.action.state == "pending":
+                # A replayed one too: the answer to its COMMIT may have got lost, and then nobody here knows of it.
+                self._pending[user.org, host].setdefault(decision.action.action_id, decision.action)
+                self._make_due((user.org, host))
         return decision
 
     async def wait(self, action: ActionRecord, seconds: float) -> ActionRecord | None:
@@ -346,9 +361,11 @@ class Actions:
     def result(self, record: AgentRecord, report: ActionReport) -> None:
         """An agent reports; it is told once that is stored."""
         key = (record.org, record.host, report.action_id)
-        if len(self._results) >= MAX_RESULTS and key not in self._results:
-            self._counters.action_results_dropped += 1
-            return
+        if key not in self._results:
+            if self._results_of[record.org] >= MAX_RESULTS:
+                self._counters.action_results_dropped += 1
+                return
+            self._results_of[record.org] += 1
         self._results[key] = Result(
             record.org, record.host, clean_text(report.action_id), report.outcome, min(report.finished_at, now_us()),
             clean_text(report.detail),
@@ -400,6 +417,9 @@ class Actions:
             for key, result in results.items():
                 if self._results.get(key) is result:
                     del self._results[key]
+                    self._results_of[result.org] -= 1
+                    if not self._results_of[result.org]:
+                        del self._results_of[result.org]
                 self._acknowledge(result)
 
     async def expire(self) -> None:
@@ -428,8 +448,8 @@ class Actions:
     def _send(self, action: ActionRecord) -> bool:
         """Let a frame go; False: it surely did not."""
         record = self._registry.records.get((action.org, action.host))
-        if record is None or record.session is None:
-            return False
+        if record is None or record.session is None or action.expires_at <= now_us():
+            return False  # the COMMIT may have taken longer than the action had
         container = record.by_id.get(action.container_id)
         ref = None if container is None else _ref(record, container)
         if ref is None:

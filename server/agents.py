@@ -7,7 +7,7 @@ still committed, and the acknowledgement goes to whichever connection the agent 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -322,6 +322,7 @@ class Registry:
         self._silence_seconds = 3.0 * heartbeat_seconds
         self._offline_after_seconds = offline_after_seconds
         self.records: dict[tuple[str, str], AgentRecord] = {}
+        self._of_org: dict[str, dict[str, AgentRecord]] = {}
         self.by_container: dict[int, AgentRecord] = {}
         self.dirty: set[AgentRecord] = set()
         self.protected: frozenset[SeriesKey] = frozenset()
@@ -338,6 +339,7 @@ class Registry:
         if (record := self.records.get(key)) is None:
             lane = container_id(org, host, "") % self._lanes
             record = self.records[key] = AgentRecord(org, host, lane, self._quotas.of(org))
+            self._of_org.setdefault(org, {})[host] = record
         return record
 
     def invite(self, org: str, host: str) -> None:
@@ -348,6 +350,10 @@ class Registry:
                 protocol=1, epoch=NO_EPOCH, connection=1, machine_id="", oldest=1, next_seq=1, agent_version="",
                 hostname="", cores=0,
             )  # fmt: skip
+
+    def of_org(self, org: str) -> Collection[AgentRecord]:
+        """The hosts of one organisation: what is summed up for it must not walk those of all."""
+        return self._of_org.get(org, {}).values()
 
     def restore(self, org: str, host: str, info: Container) -> None:
         """A container that the database knows as present: the next full list that lacks it removes it."""
@@ -508,6 +514,9 @@ class Registry:
         if record.session is not None or record.seen_us() >= seen_before_us:
             return False
         del self.records[org, host]
+        del self._of_org[org][host]
+        if not self._of_org[org]:
+            del self._of_org[org]
         record.count_present(-record.present)
         for key in record.by_id:
             if self.by_container.get(key) is record:

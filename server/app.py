@@ -28,7 +28,7 @@ from server.db.directory import Directory
 from server.db.enrolment import Hosts
 from server.db.history import History
 from server.db.log_bounds import LogBoundKeeper
-from server.db.pool import Database
+from server.db.pool import Database, ReadPool
 from server.db.retention import Ages, Retention
 from server.db.storage.strategies import storage as strategy
 from server.db.tickets import Tickets
@@ -87,7 +87,8 @@ class Service:
                 containers=settings.org_max_containers,
                 subscribers=settings.org_max_subscribers,
                 batches_per_second=settings.org_batches_per_second,
-            )
+            ),
+            writes_per_second=settings.org_writes_per_second,
         )
         self.registry = Registry(
             self.counters,
@@ -100,7 +101,14 @@ class Service:
         )
         self.registry.on_host = self.hub.publish_host
         self.lanes: list[Lane] = []
-        self.history = History(self.database, self.storage)
+        self.reading = Database(
+            settings.database_url.get_secret_value(),
+            pool_size=settings.read_pool_size,
+            statement_timeout_seconds=settings.read_timeout_seconds,
+            name="seatrial-read",
+        )
+        self.read_pool = ReadPool(self.reading, at_once=max(1, settings.read_pool_size // 2))
+        self.history = History(self.read_pool, self.storage)
         self.tickets = Tickets(self.database, ticket_seconds=settings.ticket_seconds)
         self.access = Access(self.database, self.revocations, self.registry, self.quotas)
         self.access.on_revoked = self._close_revoked
@@ -111,7 +119,13 @@ class Service:
             self.access,
             agent_token_seconds=settings.agent_token_seconds,
         )
-        self.administration = Administration(self.database, self.registry, self.access, self.history)
+        self.administration = Administration(
+            self.database,
+            self.registry,
+            self.access,
+            self.history,
+            max_revocations=settings.org_max_revocations,
+        )
         self.directory = Directory(self.database, self.registry, self.counters)
         self.log_bounds = LogBounds(settings.log_bytes_per_container)
         self.log_bound_keeper = LogBoundKeeper(
@@ -152,7 +166,7 @@ class Service:
             grace_seconds=settings.action_grace_seconds,
             seam=seam,
         )
-        self.audit = Audit(self.database)
+        self.audit = Audit(self.read_pool)
         self.agents = AgentEndpoint(
             settings,
             self.tokens,
@@ -193,6 +207,8 @@ class Service:
         async with AsyncExitStack() as stack:
             await self.database.open(self.settings.database_wait_seconds)
             stack.push_async_callback(self.database.close)
+            await self.reading.open(self.settings.database_wait_seconds)
+            stack.push_async_callback(self.reading.close)
             connection = await self.database.connect("seatrial-migrate")
             try:
                 await migrate.apply(connection, self.storage)
@@ -379,7 +395,7 @@ def create_app(settings: Settings, seam: Seam | None = None) -> FastAPI:
     app.state.service = service
     metrics = CollectorRegistry()
     metrics.register(CounterCollector(service.counters, service.gauges))
-    current_user = problems.CurrentUser(service.tokens, service.revocations)
+    current_user = problems.CurrentUser(service.tokens, service.revocations, service.quotas)
     current_agent = agents.CurrentAgent(service.tokens, service.revocations)
     app.include_router(health.router(metrics, service.why_not_ready))
     app.include_router(tickets.router(service.tickets, current_user))

@@ -173,9 +173,7 @@ def fleet_summary(registry: Registry, org: str) -> FleetSummary:
     """An organisation's fleet in numbers, from the newest values in memory."""
     online = offline = running = containers = mem = 0
     cpu = 0.0
-    for record in registry.records.values():
-        if record.org != org:
-            continue
+    for record in registry.of_org(org):
         online += record.online
         offline += not record.online
         for container in record.by_id.values():

@@ -35,8 +35,19 @@ class Organisation:
     """What an organisation takes now, and its limits. The counts are kept by those who add and remove."""
 
     __slots__ = (
-        "_rate_batches", "agents", "batches", "batches_per_second", "containers", "greeting", "ingest_bytes", "limits",
-        "subscribers", "tokens", "waiting",
+        "_rate_batches",
+        "_write_tokens",
+        "_written_at",
+        "agents",
+        "batches",
+        "batches_per_second",
+        "containers",
+        "greeting",
+        "ingest_bytes",
+        "limits",
+        "subscribers",
+        "tokens",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -59,6 +70,17 @@ class Organisation:
         self.waiting: dict[Waiting, None] = {}
         """Agents whose ack waits, longest first. As many as agents at most."""
         self._rate_batches = 0
+        self._write_tokens = 0.0
+        self._written_at = float("-inf")
+
+    def may_write(self, now: float, per_second: float) -> bool:
+        """Whether a user of it may change something now (monotonic seconds): so many a second, as many at once."""
+        passed, self._written_at = now - self._written_at, now
+        self._write_tokens = min(per_second, self._write_tokens + passed * per_second)
+        if self._write_tokens < 1:
+            return False
+        self._write_tokens -= 1
+        return True
 
     def may_ack(self, agent: Waiting) -> bool:
         """Whether an ack may go now; if not, `agent.send_ack` is called when it may."""
@@ -96,8 +118,9 @@ class Organisation:
 class Quotas:
     """The organisations that the server knows, each with its limits."""
 
-    def __init__(self, defaults: Limits) -> None:
+    def __init__(self, defaults: Limits, *, writes_per_second: float = 50.0) -> None:
         self._defaults = defaults
+        self._writes_per_second = writes_per_second
         self._own: Mapping[str, Limits] = {}
         self._organisations: dict[str, Organisation] = {}
         self._measured_at = 0.0
@@ -113,6 +136,10 @@ class Quotas:
         if (found := self._organisations.get(org)) is None:
             found = self._organisations[org] = Organisation(self._own.get(org, self._defaults))
         return found
+
+    def may_write(self, org: str, now: float) -> bool:
+        """Whether a user of the organisation may change something now: each attempt costs rows that are kept for long."""
+        return self.of(org).may_write(now, self._writes_per_second)
 
     def replace(self, own: Mapping[str, Limits]) -> None:
         """Take over the limits that organisations have of their own; what is over a lower one stays, and nothing is added."""

@@ -111,7 +111,18 @@ class Settings(BaseSettings):
     flush_bytes: Annotated[
         int, Field(ge=1024, description="Packed rows of a lane that start its COPY before the time is up.")
     ] = 4 * 1024 * 1024
-    pool_size: Annotated[int, Field(ge=1, le=100, description="Database connections for everything but the lanes.")] = 5
+    pool_size: Annotated[
+        int, Field(ge=1, le=100, description="Database connections for everything but the lanes and reads.")
+    ] = 5
+    read_pool_size: Annotated[
+        int,
+        Field(
+            ge=1, le=100, description="Database connections for what users read; one organisation gets half of them."
+        ),
+    ] = 4
+    read_timeout_seconds: Annotated[
+        float, Field(gt=0, description="Deadline of a statement that reads for a user: 503 after it.")
+    ] = 10.0
     database_wait_seconds: Annotated[
         float, Field(ge=0, description="How long a start waits for the database before it gives up.")
     ] = 60.0
@@ -136,6 +147,13 @@ class Settings(BaseSettings):
     org_max_subscribers: Annotated[
         int, Field(ge=0, description="Live sockets of one organisation; more are closed with 4504.")
     ] = 1_000
+    org_writes_per_second: Annotated[
+        int,
+        Field(ge=1, description="Requests of an organisation's users a second that change something; 429 above."),
+    ] = 50
+    org_max_revocations: Annotated[
+        int, Field(ge=1, description="Revocations that an organisation may have in force; 429 above.")
+    ] = 10_000
     org_max_downloads: Annotated[
         int, Field(ge=0, description="Log downloads of one organisation at once; more are refused with 429.")
     ] = 8

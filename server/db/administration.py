@@ -1,6 +1,6 @@
 """What Admins do: each attempt is decided, done and audited in one transaction, the denied ones too."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -28,6 +28,15 @@ REVOKE = """
 """
 
 
+Check = Callable[[asyncpg.Connection], Awaitable[DeniedError | None]]
+"""Looks within the transaction whether something stands against it."""
+
+
+async def lock_host(connection: asyncpg.Connection, org: str, host: str) -> None:
+    """What is issued to a host and what is taken from it: one at a time, until the transaction ends."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"seatrial/{org}/{host}")
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What a user asks for, as the audit log says it."""
@@ -53,11 +62,14 @@ async def transaction(database: Database) -> AsyncIterator[asyncpg.Connection]:
 
 
 @asynccontextmanager
-async def admitted(database: Database, attempt: Attempt) -> AsyncIterator[asyncpg.Connection]:
+async def admitted(
+    database: Database, attempt: Attempt, check: Check | None = None
+) -> AsyncIterator[asyncpg.Connection]:
     """The transaction of an admin's operation, with its audit row; what the caller does in it is done by the time it ends.
 
     Raises:
-        DeniedError: the user is no Admin, or was revoked; the audit row says so, and nothing else was done.
+        DeniedError: the user is no Admin, was revoked, or `check` found something. The audit row says so, nothing else
+            was done.
         DatabaseDownError: nothing was done, or it is not known whether.
     """
     user = attempt.user
@@ -67,6 +79,8 @@ async def admitted(database: Database, attempt: Attempt) -> AsyncIterator[asyncp
             denial = DeniedError("revoked", "the user or the token was revoked")
         elif not user.may("admin"):
             denial = DeniedError("forbidden", f"role {user.role}: expected admin or above")
+        elif check is not None:
+            denial = await check(connection)
         await audit.record(
             connection, user, action=attempt.action, target=attempt.target, reason=attempt.reason,
             result=audit.DONE if denial is None else audit.DENIED,
@@ -81,19 +95,35 @@ async def admitted(database: Database, attempt: Attempt) -> AsyncIterator[asyncp
 class Administration:
     """Revokes users and tokens, protects containers."""
 
-    def __init__(self, database: Database, registry: Registry, access: Access, history: History) -> None:
+    def __init__(
+        self, database: Database, registry: Registry, access: Access, history: History, *, max_revocations: int
+    ) -> None:
+        self._max_revocations = max_revocations
         self._database = database
         self._history = history
         self._registry = registry
         self._access = access
 
     async def revoke(self, user: User, kind: Kind, subject: str, reason: str) -> Revocation:
-        """End what a user was issued up to now, or one token; it counts here when this returns.
+        """End what a user or a host was issued up to now, or one token; it counts here when this returns.
 
         Raises:
             DeniedError, DatabaseDownError.
         """
-        async with admitted(self._database, Attempt(user, f"{kind}.revoke", f"{kind}:{subject}", reason)) as connection:
+
+        async def room(connection: asyncpg.Connection) -> DeniedError | None:
+            count = await connection.fetchval("SELECT count(*) FROM revocation WHERE org = $1", user.org)
+            if count < self._max_revocations:
+                return None
+            return DeniedError(
+                "too_many_revocations", f"{count} are in force: expected at most {self._max_revocations}"
+            )
+
+        attempt = Attempt(user, f"{kind}.revoke", f"{kind}:{subject}", reason)
+        async with admitted(self._database, attempt, room) as connection:
+            if kind == "host":
+                await lock_host(connection, user.org, subject)
+                await connection.execute("DELETE FROM enrolment WHERE org = $1 AND host = $2", user.org, subject)
             (row,) = await connection.fetch(REVOKE, user.org, kind, subject, user.subject, reason)
         await self._access.refresh_soon()
         return _revocation(row)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from server.auth.principal import User
-from server.db.pool import Database
+from server.db.pool import ReadPool
 from server.db.storage.times import to_datetime, to_micros
 from server.reads import AuditEntry, AuditFilter
 
@@ -43,8 +43,8 @@ async def record(
 class Audit:
     """Reads the log of an organisation."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, pool: ReadPool) -> None:
+        self._pool = pool
 
     async def entries(self, org: str, wanted: AuditFilter, *, before: int | None, limit: int) -> Sequence[AuditEntry]:
         """The newest `limit` entries with an id below `before` that match.
@@ -52,7 +52,7 @@ class Audit:
         Raises:
             DatabaseDownError: they cannot be read now.
         """
-        async with self._database.acquire() as connection:
+        async with self._pool.acquire(org) as connection:
             rows = await connection.fetch(
                 """
                 SELECT * FROM audit

@@ -8,14 +8,12 @@ issued after it by an enrolment that is newer than it.
 import logging
 from datetime import datetime
 
-import asyncpg
-
 from server.agents import NO_EPOCH, Registry
 from server.auth.enrolment import Credentials, Enrolment, digest, new_token
 from server.auth.principal import Agent, User
 from server.auth.tokens import Tokens
 from server.db.access import Access, is_agent_revoked
-from server.db.administration import REVOKE, Attempt, admitted, transaction
+from server.db.administration import REVOKE, Attempt, admitted, lock_host, transaction
 from server.db.pool import Database
 from server.db.storage.plain import to_micros
 
@@ -48,7 +46,7 @@ class Hosts:
         """
         token = new_token()
         async with admitted(self._database, Attempt(user, "host.enrol", f"host:{host}", reason)) as connection:
-            await _lock(connection, user.org, host)
+            await lock_host(connection, user.org, host)
             await connection.execute("DELETE FROM enrolment WHERE org = $1 AND host = $2", user.org, host)
             expires_at = await connection.fetchval(
                 "INSERT INTO enrolment (digest, org, host, created_by, expires_at)"
@@ -87,7 +85,7 @@ class Hosts:
             DatabaseDownError: it cannot be said now; asking again is safe.
         """
         async with transaction(self._database) as connection:
-            await _lock(connection, agent.org, agent.host)
+            await lock_host(connection, agent.org, agent.host)
             if await is_agent_revoked(connection, agent):
                 return None
             now = await connection.fetchval("SELECT clock_timestamp()")
@@ -102,7 +100,7 @@ class Hosts:
         if not await self._exists(user.org, host):
             return None
         async with admitted(self._database, Attempt(user, "host.revoke", f"host:{host}", reason)) as connection:
-            await _lock(connection, user.org, host)
+            await lock_host(connection, user.org, host)
             # Waits for an exchange that is under way: its token is older than the moment noted below.
             await connection.execute("DELETE FROM enrolment WHERE org = $1 AND host = $2", user.org, host)
             (row,) = await connection.fetch(REVOKE, user.org, "host", host, user.subject, reason)
@@ -122,8 +120,3 @@ class Hosts:
         seconds = self._agent_token_seconds
         token = self._tokens.mint_agent(org=org, host=host, seconds=seconds, issued_at=issued_at)
         return Credentials(token, host, org, (int(issued_at) + seconds) * 1_000_000)
-
-
-async def _lock(connection: asyncpg.Connection, org: str, host: str) -> None:
-    """One at a time per host, until the transaction ends."""
-    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"seatrial/{org}/{host}")

@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import asyncpg
 
-from server.db.pool import Database
+from server.db.pool import ReadPool
 from server.db.storage.base import LogRow, Storage
 from server.db.storage.plain import to_micros
 from server.errors import DatabaseDownError
 from server.protocol.messages import ContainerState, LogLine, LogStream
 from server.reads import Chart, ContainerFilter, ContainerPlace, LogFilter, LogPage, LogPlace, StoredContainer
 
-MAX_CHART_CONTAINERS = 1_000
+MAX_CHART_CONTAINERS = 100
 """Containers of one series that a chart joins, the newest: a container that is re-created without end has more."""
 LOG_PAGE_LINES = 2_000
 LOG_PAGE_BYTES = 1024 * 1024
@@ -33,13 +33,13 @@ _FAILING = (asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesErro
 class History:
     """What the database knows. What changed a moment ago is written behind, within about a second."""
 
-    def __init__(self, database: Database, storage: Storage) -> None:
-        self._database = database
+    def __init__(self, pool: ReadPool, storage: Storage) -> None:
+        self._pool = pool
         self._storage = storage
 
     async def host_containers(self, org: str, host: str) -> list[StoredContainer]:
         """Containers of a host by name, those gone left out."""
-        async with self._connection() as connection:
+        async with self._connection(org) as connection:
             rows = await connection.fetch(
                 f"{_CONTAINER} WHERE c.org = $1 AND c.host = $2 AND c.removed_at IS NULL ORDER BY c.name", org, host
             )
@@ -47,7 +47,7 @@ class History:
 
     async def container(self, org: str, container_id: int) -> StoredContainer | None:
         """A container, even if it is gone; None: the organisation has none such, or not any more."""
-        async with self._connection() as connection:
+        async with self._connection(org) as connection:
             row = await connection.fetchrow(f"{_CONTAINER} WHERE c.container_id = $1 AND c.org = $2", container_id, org)
         return None if row is None else _container(row)
 
@@ -60,7 +60,7 @@ class History:
             conditions.append(f"(c.host, c.series, c.container_id) > (${len(values) + 1}, ${len(values) + 2},"
                               f" ${len(values) + 3})")  # fmt: skip
             values += after
-        async with self._connection() as connection:
+        async with self._connection(org) as connection:
             rows = await connection.fetch(
                 f"{_CONTAINER} WHERE {' AND '.join(conditions)}"
                 f" ORDER BY c.host, c.series, c.container_id LIMIT ${len(values) + 1}",
@@ -76,7 +76,7 @@ class History:
 
         `since` and `until` are multiples of the step.
         """
-        async with self._connection() as connection:
+        async with self._connection(org) as connection:
             row = await connection.fetchrow(
                 "SELECT org, host, series FROM container WHERE container_id = $1 AND org = $2", container_id, org
             )
@@ -96,41 +96,41 @@ class History:
 
     async def owns_container(self, org: str, container_id: int) -> bool:
         """Whether the organisation has, or had within the retention, this container."""
-        async with self._connection() as connection:
+        async with self._connection(org) as connection:
             found = await connection.fetchval(
                 "SELECT 1 FROM container WHERE container_id = $1 AND org = $2", container_id, org
             )
         return found is not None
 
-    async def tail(self, container_id: int, lines: int, most_bytes: int) -> list[LogLine]:
+    async def tail(self, org: str, container_id: int, lines: int, most_bytes: int) -> list[LogLine]:
         """The last lines of a container that fit into `most_bytes`, oldest first."""
-        async with self._connection() as connection:
+        async with self._connection(org) as connection:
             return _lines(await self._storage.tail_logs(connection, container_id, lines, most_bytes))
 
     async def lines_after(
-        self, container_id: int, after: LogPlace, limit: int, most_bytes: int
+        self, org: str, container_id: int, after: LogPlace, limit: int, most_bytes: int
     ) -> tuple[list[LogLine], int]:
         """The last `limit` lines after (at, line) that fit into `most_bytes`, and how many before those were left out."""
-        async with self._connection() as connection, connection.transaction(isolation="repeatable_read"):
+        async with self._connection(org) as connection, connection.transaction(isolation="repeatable_read"):
             rows = await self._storage.tail_logs(connection, container_id, limit, most_bytes, after)
             skipped = await self._storage.count_logs(connection, container_id, after) - len(rows)
         return _lines(rows), skipped
 
-    async def log_page(self, container_id: int, after: LogPlace, until: int, wanted: LogFilter) -> LogPage:
+    async def log_page(self, org: str, container_id: int, after: LogPlace, until: int, wanted: LogFilter) -> LogPage:
         """The next lines that match, after a place and before a time: a statement that is bounded in rows and bytes.
 
         A page may be empty though lines follow that match: it was looked at, `end` says how far.
         """
-        async with self._connection() as connection:
+        async with self._connection(org) as connection:
             rows, end = await self._storage.page_logs(
                 connection, container_id, after, until, LOG_PAGE_LINES, LOG_PAGE_BYTES, wanted
             )
         return LogPage(_lines(rows), end)
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
+    async def _connection(self, org: str) -> AsyncIterator[asyncpg.Connection]:
         try:
-            async with self._database.acquire() as connection:
+            async with self._pool.acquire(org) as connection:
                 yield connection
         except _FAILING as error:
             raise DatabaseDownError(f"{type(error).__name__}: {error}") from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
@@ -21,8 +22,11 @@ _log = logging.getLogger("seatrial.db")
 class Database:
     """The pool and the way to single connections. Use as `async with`."""
 
-    def __init__(self, dsn: str, *, pool_size: int, statement_timeout_seconds: float) -> None:
+    def __init__(
+        self, dsn: str, *, pool_size: int, statement_timeout_seconds: float, name: str = "seatrial-pool"
+    ) -> None:
         self._dsn = dsn
+        self._name = name
         self._pool_size = pool_size
         self._statement_timeout_seconds = statement_timeout_seconds
         self._pool: asyncpg.Pool | None = None
@@ -55,7 +59,7 @@ class Database:
                     max_size=self._pool_size,
                     timeout=CONNECT_TIMEOUT_SECONDS,
                     command_timeout=self._statement_timeout_seconds,
-                    server_settings={"application_name": "seatrial-pool"},
+                    server_settings={"application_name": self._name},
                 )
                 break
             except _AWAY as error:
@@ -107,3 +111,43 @@ class Database:
         except (DatabaseDownError, asyncpg.PostgresError, TimeoutError):
             return False
         return True
+
+
+class ReadPool:
+    """What users read.
+
+    It has connections of its own, so that no reader keeps a command, a revocation or the retention waiting, and one
+    organisation gets at most so many of them at once, so that no tenant's readers keep another's waiting.
+    """
+
+    def __init__(self, database: Database, *, at_once: int) -> None:
+        self._database = database
+        self._at_once = at_once
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._users: Counter[str] = Counter()
+        """Reading or waiting, by organisation: its semaphore goes with the last."""
+
+    @asynccontextmanager
+    async def acquire(self, org: str) -> AsyncIterator[asyncpg.Connection]:
+        """A connection for one read of an organisation.
+
+        Raises:
+            DatabaseDownError: none could be had in time, or the one we had broke.
+        """
+        turn = self._turns.setdefault(org, asyncio.Semaphore(self._at_once))
+        self._users[org] += 1
+        try:
+            try:
+                async with asyncio.timeout(ACQUIRE_TIMEOUT_SECONDS):
+                    await turn.acquire()
+            except TimeoutError:
+                raise DatabaseDownError(f"the organisation's {self._at_once} reads at once took too long") from None
+            try:
+                async with self._database.acquire() as connection:
+                    yield connection
+            finally:
+                turn.release()
+        finally:
+            self._users[org] -= 1
+            if not self._users[org]:
+                del self._users[org], self._turns[org]

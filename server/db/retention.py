@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import asyncpg
 
@@ -108,28 +110,31 @@ class Retention:
         """Remove what is too old. A table that fails keeps no other from being pruned.
 
         Raises:
-            DatabaseDownError: the database is away.
-            asyncpg.PostgresError: a table could not be pruned, the others were.
+            DatabaseDownError, asyncpg.PostgresError: the first failure; what could be pruned was.
         """
         started = time.monotonic()
         now = now_us()
         before = now - int(self._ages.samples * 1e6)
-        failures: list[asyncpg.PostgresError] = []
-        async with self._database.acquire() as connection:
+        failures: list[Exception] = []
+
+        async def attempt(work: Callable[[asyncpg.Connection], Awaitable[None]]) -> None:
             try:
-                pruned = await self._storage.prune(connection, before)
-                self._counters.metric_rows_pruned += pruned.metrics
-                self._counters.log_rows_pruned += pruned.logs
-            except asyncpg.PostgresError as error:
+                async with self._database.acquire() as connection:
+                    await work(connection)
+            except (asyncpg.PostgresError, DatabaseDownError) as error:  # the latter: a statement past its deadline too
                 failures.append(error)
-            self._registry.forget(before / 1e6)
-            self._log_bounds.expire(before)
-            for table, moment in self._moments(now).items():
-                try:
-                    await self._prune_table(connection, table, moment)
-                except asyncpg.PostgresError as error:
-                    failures.append(error)
-            await self._prune_hosts(connection, now - int(self._ages.hosts * 1e6))
+
+        async def samples(connection: asyncpg.Connection) -> None:
+            pruned = await self._storage.prune(connection, before)
+            self._counters.metric_rows_pruned += pruned.metrics
+            self._counters.log_rows_pruned += pruned.logs
+
+        await attempt(samples)
+        self._registry.forget(before / 1e6)
+        self._log_bounds.expire(before)
+        for table, moment in self._moments(now).items():
+            await attempt(partial(self._prune_table, table=table, moment=moment))
+        await attempt(partial(self._prune_hosts, before=now - int(self._ages.hosts * 1e6)))
         self._counters.prune_seconds.observe(time.monotonic() - started)
         if failures:
             raise failures[0]

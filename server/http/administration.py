@@ -21,14 +21,17 @@ class RevocationBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Annotated[Literal["user", "token"], Field(description="Hosts: POST /api/hosts/{host}/revoke.")]
+    kind: Annotated[
+        Literal["user", "token", "host"],
+        Field(description="A host: also one that is not known (any more) but may still have a token."),
+    ]
     subject: Annotated[
         str,
         Field(
             min_length=1,
             max_length=128,
             pattern=r"^[\x21-\x7e]+$",
-            description="The user's id (`sub`), or the token's (`jti`).",
+            description="The user's or the host's id (`sub`), or the token's (`jti`).",
             examples=["ada"],
         ),
     ]

@@ -94,8 +94,8 @@ def _matching(
     registry: Registry, org: str, q: str | None, online: bool | None, after: str
 ) -> Iterator[AgentRecord]:  # fmt: skip
     part = q and q.lower()
-    for record in registry.records.values():
-        if record.org != org or record.hello is None or record.host <= after:
+    for record in registry.of_org(org):
+        if record.hello is None or record.host <= after:
             continue
         if online is not None and record.online != online:
             continue

@@ -39,7 +39,7 @@ class LogReads(Protocol):
     async def container(self, org: str, container_id: int) -> StoredContainer | None:
         """A container, even if it is gone."""
 
-    async def log_page(self, container_id: int, after: LogPlace, until: int, wanted: LogFilter) -> LogPage:
+    async def log_page(self, org: str, container_id: int, after: LogPlace, until: int, wanted: LogFilter) -> LogPage:
         """The next lines that match, after a place and before a time, bounded in rows and bytes.
 
         Raises:
@@ -108,12 +108,12 @@ def router(
         end = now_us() + int(future_seconds * 1e6) if until is None else until
         wanted = LogFilter(stream=stream, contains=contains)
         # Read before the answer begins: a database that is away is still told as a problem.
-        first = await reads.log_page(container_id, (since or 0, -1), end, wanted)
+        first = await reads.log_page(user.org, container_id, (since or 0, -1), end, wanted)
         text = form == "text"
         ending, media_type = ("log", "text/plain; charset=utf-8") if text else ("ndjson", "application/x-ndjson")
         name = f"{_UNSAFE.sub('-', container.name).strip('-.')[:64] or 'container'}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         return Download(
-            _chunks(reads, container_id, end, wanted, first, as_text if text else as_json),
+            _chunks(reads, user.org, container_id, end, wanted, first, as_text if text else as_json),
             media_type=media_type,
             headers={
                 "Content-Disposition": f'attachment; filename="{name}.{ending}"',
@@ -144,6 +144,7 @@ class Download(StreamingResponse):
 
 async def _chunks(
     reads: LogReads,
+    org: str,
     container_id: int,
     until: int,
     wanted: LogFilter,
@@ -162,7 +163,7 @@ async def _chunks(
             yield bytes(chunk)
         if page.end is None:
             return
-        page = await reads.log_page(container_id, page.end, until, wanted)
+        page = await reads.log_page(org, container_id, page.end, until, wanted)
 
 
 def as_text(line: LogLine) -> bytes:

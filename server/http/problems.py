@@ -1,6 +1,7 @@
 """Refusals of the REST API: RFC 9457 problem details, whoever refuses: a route, the framework, or an error of ours."""
 
 import math
+import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -16,12 +17,13 @@ from server.auth.revocations import Revocations
 from server.auth.tokens import TokenError, Tokens, bearer
 from server.errors import DatabaseDownError, DeniedError
 from server.protocol.canonical import clean_text
+from server.quotas import Quotas
 
 MAX_ERRORS = 20
 """Fields that a 422 names."""
 MAX_VALUE_CHARACTERS = 200
-_SECRET_FIELDS = frozenset({"token", "ticket", "authorization"})
-"""Never repeated, not even to who sent them: answers end up in logs."""
+_SECRET_WORDS = ("token", "ticket", "authorization", "secret", "password")
+"""What has one in its name is never repeated, not even to who sent it: answers end up in logs."""
 
 
 class Problem(BaseModel):
@@ -56,6 +58,7 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     404: problem_response("There is no such thing in your organisation"),
     413: problem_response("The body is too large"),
     422: problem_response("A field is missing, of the wrong type or out of its range", errors=True),
+    429: problem_response("Too much at once: ask again after Retry-After"),
     500: problem_response("An error of the server"),
     503: problem_response("The database does not answer: ask again"),
 }
@@ -99,12 +102,12 @@ async def on_refused(_request: Request, error: Exception) -> JSONResponse:
 async def on_denied(_request: Request, error: Exception) -> JSONResponse:
     """403; the attempt is in the audit log."""
     assert isinstance(error, DeniedError)  # noqa: S101 - registered for this class only
-    return problem(403, error.code, str(error))
+    return problem(429 if error.code.startswith("too_many") else 403, error.code, str(error))
 
 
 async def on_database_down(_request: Request, _error: Exception) -> JSONResponse:
     """503: ask again."""
-    return problem(503, "unavailable", "the database is away", {"Retry-After": "5"})
+    return problem(503, "unavailable", "the database does not answer in time", {"Retry-After": "5"})
 
 
 async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
@@ -138,7 +141,9 @@ def _field_error(fault: Mapping[str, Any]) -> FieldError:
     if fault["type"] == "json_invalid":
         return FieldError(place="body", field="body", expected=f"JSON: {fault['ctx']['error']} at {path[0]}")
     name = ".".join(path) or place
-    nothing = fault["type"] == "missing" or _SECRET_FIELDS & {part.lower() for part in path}
+    # Without a name it is the body as a whole: who knows what somebody put there.
+    secret = not path or any(word in part.lower() for part in path for word in _SECRET_WORDS)
+    nothing = fault["type"] == "missing" or secret
     return FieldError(
         place=place, field=name, value=None if nothing else _shown(fault["input"]), expected=_expected(fault)
     )
@@ -186,15 +191,20 @@ class CurrentUser:
 
     Raises:
         TokenError: there is none, or it is not good (any more); answered 401.
+        Refused: the organisation's users change more a second than they may; 429.
     """
 
-    def __init__(self, tokens: Tokens, revocations: Revocations) -> None:
+    def __init__(self, tokens: Tokens, revocations: Revocations, quotas: Quotas) -> None:
         self._tokens = tokens
         self._revocations = revocations
+        self._quotas = quotas
 
     def __call__(self, request: Request) -> User:
         """The user who asks."""
         user = self._tokens.user(bearer(request.headers.get("authorization")))
         if self._revocations.revoked(user):
             raise TokenError("revoked", "the user or the token was revoked")
+        if request.method not in {"GET", "HEAD"} and not self._quotas.may_write(user.org, time.monotonic()):
+            message = "the organisation's users change too much at once"
+            raise Refused(429, "too_many_requests", message, {"Retry-After": "1"})
         return user

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 from starlette.websockets import WebSocket
 
@@ -44,6 +45,8 @@ from server.ws.guard import GuardedWebSocket
 from server.ws.handshake import connection, offers, refuse, send_error, text_of
 
 BAD_FRAMES_PER_MINUTE = 3
+MAX_GREETING = 3
+"""Sockets of one host that have not said hello yet: one token must not take the places of other hosts."""
 TOKEN_WARNING_SECONDS = 300.0
 
 _log = logging.getLogger("seatrial.agent")
@@ -73,6 +76,8 @@ class AgentEndpoint:
         self._counters = counters
         self._greeting = 0
         """Upgraded, no hello yet."""
+        self._greeting_of: Counter[tuple[str, str]] = Counter()
+        """The same by (organisation, host)."""
         self._sockets: dict[GuardedWebSocket, Agent] = {}
 
     async def __call__(self, ws: WebSocket) -> None:
@@ -81,12 +86,12 @@ class AgentEndpoint:
         if agent is None:
             return
         # Counted in the step that checked the limit: a thousand that dial at once do not pass it together.
-        self._count_greeting(agent, 1)
+        greeting = self._begin_greeting(agent)
         try:
             await ws.accept(subprotocol=AGENT_SUBPROTOCOL)
             socket = connection(ws)
         except BaseException:
-            self._count_greeting(agent, -1)
+            greeting()
             raise
         self._sockets[socket] = agent
         self._close_if_revoked(socket, agent)  # it may have been while we accepted
@@ -95,7 +100,7 @@ class AgentEndpoint:
             try:
                 session = await self._greet(ws, socket, agent)
             finally:
-                self._count_greeting(agent, -1)
+                greeting()
             if session is not None:
                 await self._serve(ws, socket, session, agent)
         except PeerError as error:
@@ -121,9 +126,23 @@ class AgentEndpoint:
         if self._revocations.revoked(agent):
             socket.close(CloseCode.REVOKED, "the host or its token was revoked")
 
-    def _count_greeting(self, agent: Agent, change: int) -> None:
-        self._greeting += change
-        self._quotas.of(agent.org).greeting += change
+    def _begin_greeting(self, agent: Agent) -> Callable[[], None]:
+        """Count an upgrade that has not said hello; returns what ends it. One that takes over takes no place of others."""
+        key = (agent.org, agent.host)
+        organisation = self._quotas.of(agent.org)
+        place = 0 if self._registry.is_connected(*key) else 1
+        self._greeting += place
+        organisation.greeting += place
+        self._greeting_of[key] += 1
+
+        def end() -> None:
+            self._greeting -= place
+            organisation.greeting -= place
+            self._greeting_of[key] -= 1
+            if not self._greeting_of[key]:
+                del self._greeting_of[key]
+
+        return end
 
     async def _admit(self, ws: WebSocket) -> Agent | None:
         async def no(status: int, reason: str, message: str, **headers: str) -> None:
@@ -144,6 +163,10 @@ class AgentEndpoint:
             if self._revocations.revoked(agent):
                 message = "the host or its token was revoked; enrol it again"
                 await no(401, "agent_revoked", message, WWW_Authenticate="Bearer")
+                return None
+            if self._greeting_of[agent.org, agent.host] >= MAX_GREETING:
+                message = f"{MAX_GREETING} connections of this host have not said hello yet"
+                await no(429, "host_connections", message, Retry_After="10")
                 return None
             # One that takes its own connection over needs no room.
             if not self._registry.is_connected(agent.org, agent.host):

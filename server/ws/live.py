@@ -64,11 +64,11 @@ class LogSource(Protocol):
     async def owns_container(self, org: str, container_id: int) -> bool:
         """Whether the organisation has this container."""
 
-    async def tail(self, container_id: int, lines: int, most_bytes: int) -> list[LogLine]:
+    async def tail(self, org: str, container_id: int, lines: int, most_bytes: int) -> list[LogLine]:
         """The last lines."""
 
     async def lines_after(
-        self, container_id: int, after: tuple[int, int], limit: int, most_bytes: int
+        self, org: str, container_id: int, after: tuple[int, int], limit: int, most_bytes: int
     ) -> tuple[list[LogLine], int]:
         """The lines that follow a position."""
 
@@ -342,7 +342,7 @@ class Subscriber:
         follow, but for those that were read.
         """
         topic = subscription.topic
-        container = int(topic.removeprefix("logs:"))
+        container, org = int(topic.removeprefix("logs:")), self.user.org
         subscription.hold()
         self._hub.add(subscription)
         skipped = 0
@@ -351,9 +351,9 @@ class Subscriber:
             await self._logs.committed(container, BARRIER_SECONDS)
             if since is not None:
                 after = (since.at, since.line)
-                lines, skipped = await self._logs.lines_after(container, after, RESUME_LINES, self._share_bytes)
+                lines, skipped = await self._logs.lines_after(org, container, after, RESUME_LINES, self._share_bytes)
             elif tail:
-                lines = await self._logs.tail(container, tail, self._share_bytes)
+                lines = await self._logs.tail(org, container, tail, self._share_bytes)
         except (DatabaseDownError, TimeoutError):
             self._hub.remove(subscription)
             self._subscriptions.pop(topic, None)

@@ -49,6 +49,8 @@ CREATE INDEX audit_by_org ON audit (org, audit_id);
 
 CREATE INDEX audit_by_time ON audit (at);
 
+CREATE INDEX action_ended ON action (finished_at) WHERE finished_at IS NOT NULL;
+
 CREATE UNIQUE INDEX audit_of_action ON audit (action_id) WHERE action_id IS NOT NULL;
 
 -- What was issued up to `revoked_at` is worth nothing any more; a token issued later is good again.
@@ -100,6 +102,10 @@ CREATE TABLE log_segment (
     bytes bigint NOT NULL,
     PRIMARY KEY (container_id, until)
 );
+
+CREATE INDEX log_segment_until ON log_segment (until);
+
+CREATE INDEX revocation_by_time ON revocation (revoked_at);
 
 ALTER TABLE live_ticket ADD COLUMN topics text[];
 

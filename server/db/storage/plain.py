@@ -25,6 +25,8 @@ from server.rows import LOG_COLUMNS, METRIC_COLUMNS
 
 __all__ = ["PlainStorage", "to_datetime", "to_micros"]
 
+_PRUNE_ROWS = 50_000
+"""Rows per DELETE: well within a statement's deadline, however much there is to remove."""
 _PRUNE_CONTAINERS = 200
 """Containers per DELETE: bounds a statement's time and locks."""
 _READ_ROWS = 5_000
@@ -127,12 +129,18 @@ class PlainStorage(LogTable):
             if not rows:
                 return removed
             containers = [row["container_id"] for row in rows]
-            status = await connection.execute(
-                f"DELETE FROM {table} WHERE container_id = ANY($1) AND timestamp < $2",  # noqa: S608 - our own name
-                containers,
-                before,
-            )
-            removed += int(status.rsplit(" ", 1)[1])
+            while True:
+                # In bounded steps: after an outage a backlog of hours must not become one statement that never ends in time.
+                status = await connection.execute(
+                    f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table}"  # noqa: S608 - our own name
+                    f" WHERE container_id = ANY($1) AND timestamp < $2 LIMIT {_PRUNE_ROWS}))",
+                    containers,
+                    before,
+                )
+                count = int(status.rsplit(" ", 1)[1])
+                removed += count
+                if count < _PRUNE_ROWS:
+                    break
             last = containers[-1]
 
     async def read_metrics(

@@ -5,7 +5,7 @@ import pytest
 
 from server.db import history
 from server.db.history import History
-from server.db.pool import Database
+from server.db.pool import Database, ReadPool
 from server.db.storage.plain import PlainStorage
 from server.errors import DatabaseDownError
 from server.reads import ContainerFilter, LogFilter
@@ -28,7 +28,7 @@ async def test_a_series_without_end_is_charted_by_its_newest(
             int(number), age,
         )  # fmt: skip
 
-    chart = await History(pool, PlainStorage()).chart(
+    chart = await History(ReadPool(pool, at_once=4), PlainStorage()).chart(
         "org-a", int(numbers[9]), since=T0, until=T0 + 60 * SECOND, step_us=60 * SECOND, series=True
     )
 
@@ -52,7 +52,7 @@ async def test_a_database_that_gives_up_is_down(
 
     monkeypatch.setattr(storage, "page_logs", give_up)
     with pytest.raises(DatabaseDownError):
-        await History(pool, storage).log_page(1, (0, -1), T0, LogFilter())
+        await History(ReadPool(pool, at_once=4), storage).log_page("org-a", 1, (0, -1), T0, LogFilter())
 
 
 async def test_filters_use_the_index_of_their_host(pool: Database, connection: asyncpg.Connection) -> None:

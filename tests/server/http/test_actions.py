@@ -11,6 +11,9 @@ import asyncpg
 import httpx
 import pytest
 
+from server.actions import ActionRequest, Decision
+from server.auth.principal import User
+from server.errors import DatabaseDownError
 from server.protocol.identity import container_id
 from tests.support.server import AgentClient, RunningServer, container, docker_id, eventually, now_us, running_server
 
@@ -293,6 +296,67 @@ class TestRequests:
         assert (other.status_code, other.json()["title"]) == (409, "idempotency_conflict")
         assert (late.status_code, late.json()["state"]) == (200, "succeeded")
         assert sorted(entry["result"] for entry in await audit(server)) == ["denied", "succeeded"]
+
+    async def test_an_unclear_commit_is_asked_again(
+        self, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was admitted, the answer got lost: 503. The repetition gives the same action, and it runs, once."""
+        table = server.service.action_table
+        decide = table.decide
+
+        async def lost(user: User, request: ActionRequest) -> Decision:
+            await decide(user, request)
+            raise DatabaseDownError("the connection broke")
+
+        async with server.agent(**HELLO) as agent:
+            monkeypatch.setattr(table, "decide", lost)
+            assert (await ask(server, Idempotency_Key="k")).status_code == 503
+            monkeypatch.undo()
+            again = await ask(server, Idempotency_Key="k")
+            command = await agent.until("action")
+            assert again.headers["idempotent-replayed"] == "true"
+            assert command["action_id"] == again.json()["action_id"]
+        assert len(await audit(server)) == 1
+
+    async def test_an_unclear_commit_is_found(self, server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Even if nobody asks again, what was admitted is sent."""
+        table = server.service.action_table
+        decide = table.decide
+
+        async def lost(user: User, request: ActionRequest) -> Decision:
+            await decide(user, request)
+            raise DatabaseDownError("the connection broke")
+
+        async with server.agent(**HELLO) as agent:
+            monkeypatch.setattr(table, "decide", lost)
+            assert (await ask(server, body={"expires_in_seconds": 600})).status_code == 503
+            await agent.until("action")
+
+    async def test_results_nobody_asked_for_take_no_place_of_others(
+        self, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While the database pauses one organisation's inventions are dropped past the bound; another's result is kept."""
+        monkeypatch.setattr("server.actions.MAX_RESULTS", 5)
+        actions = server.service.actions
+        store = actions._store.take_results
+        go = asyncio.Event()
+
+        async def slow(results: Any) -> Any:
+            await go.wait()
+            return await store(results)
+
+        other = str(container_id("org-b", "host-1", docker_id(0)))
+        async with server.agent(**HELLO) as bad, server.agent(org="org-b", **HELLO) as good:
+            action_id = (await ask(server, target=other, org="org-b")).json()["action_id"]
+            await good.until("action")
+            monkeypatch.setattr(actions._store, "take_results", slow)
+            done = {"type": "action_result", "outcome": "succeeded", "finished_at": now_us()}
+            for number in range(20):
+                await bad.send(done | {"action_id": f"invented-{number}"})
+            await eventually(lambda: server.service.counters.action_results_dropped >= 14, "dropped")
+            await good.send(done | {"action_id": action_id})
+            go.set()
+            await good.until("result_ack", lambda m: m["action_id"] == action_id)
 
     async def test_the_same_key_at_once(self, server: RunningServer) -> None:
         """Row 41: of many that ask at the same moment one makes the action."""

@@ -136,7 +136,6 @@ class TestRevocations:
     @pytest.mark.parametrize(
         ("body", "field"),
         [
-            ({"kind": "host", "subject": "h", "reason": "x"}, "kind"),
             ({"kind": "all", "subject": "h", "reason": "x"}, "kind"),
             ({"kind": "user", "subject": "", "reason": "x"}, "subject"),
             ({"kind": "user", "subject": "a\x00", "reason": "x"}, "subject"),

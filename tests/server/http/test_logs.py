@@ -288,7 +288,7 @@ async def no_statement(server: RunningServer) -> None:
     """Wait until no backend of the pool is within a statement or a transaction."""
     async with asyncio.timeout(DEADLINE_SECONDS), server.service.database.acquire() as connection:
         while await connection.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'seatrial-pool' AND state <> 'idle'"
-            " AND datname = current_database() AND pid <> pg_backend_pid()"
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('seatrial-pool', 'seatrial-read')"
+            " AND state <> 'idle' AND datname = current_database() AND pid <> pg_backend_pid()"
         ):
             await asyncio.sleep(0.05)
