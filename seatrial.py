@@ -3,6 +3,7 @@
 import typer
 
 from loadtests import cli as loadtests_cli
+from loadtests.bench import cli as bench_cli
 from server import cli as server_cli
 from server import cli_access
 from simulator import cli as simulator_cli
@@ -18,6 +19,7 @@ app.command("verify")(loadtests_cli.verify)
 app.command("demo")(loadtests_cli.demo)
 app.command("serve")(server_cli.serve)
 app.command("simulate")(simulator_cli.simulate)
+app.add_typer(bench_cli.app, name="bench")
 app.add_typer(cli_access.token_app, name="token")
 app.add_typer(cli_access.quota_app, name="quota")
 app.add_typer(server_cli.db_app, name="db")

@@ -119,7 +119,7 @@ class LiveSocket:
     def close(self, code: int = 1000) -> None:
         """Leave. Idempotent; waits at most `CLOSE_SECONDS` for the server's answer."""
         self._socket.wait_until(time.monotonic() + CLOSE_SECONDS)
-        self._socket.close(code, timeout=CLOSE_SECONDS)
+        self._socket.leave(code)
 
 
 class _BoundedWebSocket(websocket.WebSocket):  # type: ignore[misc] # websocket-client ships no types
@@ -131,6 +131,21 @@ class _BoundedWebSocket(websocket.WebSocket):  # type: ignore[misc] # websocket-
     def wait_until(self, deadline: float) -> None:
         """End every wait at this time of the monotonic clock."""
         self._deadline = deadline
+
+    def leave(self, code: int) -> None:
+        """Say close, wait for the answer until the deadline, end the connection. Idempotent.
+
+        The library's `close` does the same with bare excepts: it swallows the GreenletExit by which Locust ends a user, who
+        then lives on, and Locust waits for him for ever.
+        """
+        try:
+            if self.connected:
+                with suppress(websocket.WebSocketException, OSError, LiveClosedError):
+                    self.send_close(code)
+                    while True:
+                        self.recv_frame()
+        finally:
+            self.shutdown()
 
     def recv_frame(self) -> ABNF:
         frame = super().recv_frame()

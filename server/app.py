@@ -1,7 +1,6 @@
 """The composition: settings in, a FastAPI application out. The only place that knows every part."""
 
 import asyncio
-import gc
 import logging
 import math
 import os
@@ -246,10 +245,6 @@ class Service:
                 task = asyncio.create_task(run())
                 task.add_done_callback(self._part_ended)
                 tasks.add(task)
-            # What lives from here on lives long: the collector need not look at it again.
-            gc.collect()
-            gc.freeze()
-            stack.callback(gc.unfreeze)
             yield
             await self.drain()
 

@@ -4,6 +4,7 @@ SIGTERM: stop accepting, `drain` to every agent, flush, last acks, 1012, lifespa
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -28,6 +29,15 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self.owns_process = False
+        """Whether the process is ours alone, so that its garbage collector may be tuned."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; what lives by then lives long, and the collector need not look at it again."""
+        await super().startup(sockets)
+        if self.owns_process:
+            gc.collect()
+            gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listeners, drain, then what uvicorn does."""
@@ -80,6 +90,7 @@ def run(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, remember)
     server = make_server(settings)
+    server.owns_process = True
     service: Service = server.config.app.state.service  # type: ignore[union-attr]
     try:
         server.run()

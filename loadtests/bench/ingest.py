@@ -143,8 +143,9 @@ async def _load(options: Options, directory: Path, *, whole: bool) -> Load:
         if (postgres := await postgres_component(looking)) is not None:
             components.append(postgres)
         if whole:
-            load.bare_rss_bytes = await _memory(server, components[0], 0)
-            load.labelled_rss_bytes = await _memory(server, components[0], options.containers)
+            base = components[0].rss_bytes()
+            load.bare_rss_bytes = await _memory(server, components[0], base, 0)
+            load.labelled_rss_bytes = await _memory(server, components[0], base, options.containers)
         fleet = _fleet(options, server, directory)
         stack.push_async_callback(fleet.stop)
         await fleet.start()
@@ -204,15 +205,17 @@ async def _wal(connection: asyncpg.Connection) -> float:
     return float(await connection.fetchval("SELECT pg_current_wal_lsn() - '0/0'"))
 
 
-async def _memory(server: ServerUnderTest, component: Component, containers: int) -> float:
-    """Resident bytes that a connection adds, from a thousand of them that rest."""
+async def _memory(server: ServerUnderTest, component: Component, base: int, containers: int) -> float:
+    """Resident bytes beyond `base` that a connection takes, from a thousand of them that rest.
+
+    The base is the same for all: what one round gave back to the allocator the next one uses again.
+    """
     tokens = [_agent_token(server.secret, f"memory-{containers}-{i}") for i in range(BARE_CONNECTIONS)]
-    before = component.rss_bytes()
     sockets = await connections.connect_many(server.ws, tokens, containers)
     await asyncio.sleep(1)
     after = component.rss_bytes()
     await connections.close_all(sockets)
-    return (after - before) / BARE_CONNECTIONS
+    return (after - base) / BARE_CONNECTIONS
 
 
 def _agent_token(secret: str, host: str) -> str:

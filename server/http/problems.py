@@ -142,7 +142,9 @@ def _field_error(fault: Mapping[str, Any]) -> FieldError:
         return FieldError(place="body", field="body", expected=f"JSON: {fault['ctx']['error']} at {path[0]}")
     name = ".".join(path) or place
     # Without a name it is the body as a whole: who knows what somebody put there.
-    secret = not path or any(word in part.lower() for part in path for word in _SECRET_WORDS)
+    secret = any(word in part.lower() for part in path for word in _SECRET_WORDS)
+    if not path and isinstance(fault["input"], str):
+        secret = True
     nothing = fault["type"] == "missing" or secret
     return FieldError(
         place=place, field=name, value=None if nothing else _shown(fault["input"]), expected=_expected(fault)

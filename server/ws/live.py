@@ -27,6 +27,7 @@ from server.protocol.messages import (
     Gap,
     HeartbeatEcho,
     LiveHeartbeat,
+    LiveRequest,
     LogLine,
     Logs,
     Pause,
@@ -43,6 +44,10 @@ from server.ws.guard import GuardedWebSocket
 from server.ws.handshake import connection, offers, refuse, text_of
 
 BAD_FRAMES_PER_MINUTE = 3
+ASKS_AT_ONCE, ASKS_PER_SECOND = 500, 50
+"""Topics that a socket may ask for: each may cost a look into the database."""
+MAX_OVER_LIMIT = 100
+"""Topics over the limit that are refused one by one; a client that asks for more does not listen."""
 BARRIER_SECONDS = 5.0
 RESUME_LINES = 10_000
 """Lines read again after a pause; what was before them becomes a gap."""
@@ -242,6 +247,10 @@ class Subscriber:
         self.outbox = Outbox(socket, counters, limit_bytes=settings.outbox_bytes, limit_seconds=settings.outbox_seconds)
         self._subscriptions: dict[str, Subscription] = {}
         self._bad_frames: list[float] = []
+        self._over_limit = 0
+        self._asks = float(ASKS_AT_ONCE)
+        """Topics that may be asked for now."""
+        self._asked_at = asyncio.get_running_loop().time()
         socket.on_writable = self.outbox.on_writable
 
     async def serve(self, ws: WebSocket) -> None:
@@ -261,20 +270,32 @@ class Subscriber:
                 if not self._bad_frame(error):
                     return
                 continue
-            match request:
-                case Subscribe(topics=topics, tail=tail):
-                    for topic in topics:
-                        await self._subscribe(topic, tail)
-                case Unsubscribe(topics=topics):
-                    for topic in topics:
-                        self._unsubscribe(topic)
-                case Pause(topics=topics):
-                    self._pause(topics)
-                case Resume(topics=topics, since=since):
-                    for topic in topics:
-                        await self._resume(topic, since)
-                case LiveHeartbeat(at=at):
-                    self.outbox.push(encode(HeartbeatEcho(at=at, server_time=now_us())))
+            if not self._may_ask(1 if isinstance(request, LiveHeartbeat) else len(request.topics)):
+                return
+            if not await self._handle(request):
+                return
+
+    async def _handle(self, request: LiveRequest) -> bool:
+        """Answer a request; False: the socket ends."""
+        match request:
+            case Subscribe(topics=topics, tail=tail):
+                for topic in topics:
+                    await self._subscribe(topic, tail)
+                if self._over_limit > MAX_OVER_LIMIT:
+                    message = f"{self._over_limit} topics over the limit were asked for"
+                    self._socket.close(CloseCode.SUBSCRIPTION_LIMIT, message)
+                    return False
+            case Unsubscribe(topics=topics):
+                for topic in topics:
+                    self._unsubscribe(topic)
+            case Pause(topics=topics):
+                self._pause(topics)
+            case Resume(topics=topics, since=since):
+                for topic in topics:
+                    await self._resume(topic, since)
+            case LiveHeartbeat(at=at):
+                self.outbox.push(encode(HeartbeatEcho(at=at, server_time=now_us())))
+        return True
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Begin to end the socket; `serve` returns then."""
@@ -290,10 +311,22 @@ class Subscriber:
 
     # -- requests
 
+    def _may_ask(self, topics: int) -> bool:
+        """Whether so many topics may be asked for now; False: it was too much, and the socket ends."""
+        now = asyncio.get_running_loop().time()
+        passed, self._asked_at = now - self._asked_at, now
+        self._asks = min(ASKS_AT_ONCE, self._asks + passed * ASKS_PER_SECOND) - topics
+        if self._asks >= 0:
+            return True
+        message = f"more than {ASKS_PER_SECOND} topics a second were asked for"
+        self._socket.close(CloseCode.RATE_LIMITED, message)
+        return False
+
     async def _subscribe(self, topic: str, tail: int) -> None:
         if topic in self._subscriptions:
             self._unsubscribe(topic)
         if len(self._subscriptions) >= self._max_subscriptions:
+            self._over_limit += 1
             self._refuse(topic, ErrorCode.LIMIT_EXCEEDED, f"expected at most {self._max_subscriptions} topics")
             return
         if not await self._exists(topic):

@@ -53,11 +53,16 @@ async def execute(dsn: str, *statements: str) -> None:
 ANY_ROW = (
     "(container_id, timestamp) = (SELECT container_id, timestamp FROM {} ORDER BY timestamp, container_id LIMIT 1)"
 )
+METRIC = ANY_ROW.format("container_metric")
+# With the line: several may have the same time.
+LOG = (
+    "(container_id, timestamp, line) = (SELECT container_id, timestamp, line FROM container_log"
+    " ORDER BY timestamp, container_id, line LIMIT 1)"
+)
 INVENT = (
     "INSERT INTO container_log SELECT container_id, timestamp, 99, stream, partial, truncated, text FROM container_log"
-    f" WHERE {ANY_ROW.format('container_log')}"
+    f" WHERE {LOG}"
 )
-METRIC, LOG = ANY_ROW.format("container_metric"), ANY_ROW.format("container_log")
 
 
 async def test_an_honest_run_is_clean(database: str, tmp_path: Path) -> None:

@@ -209,3 +209,24 @@ async def test_another_subprotocol_is_refused() -> None:
     async with serve(unused, subprotocols=None, select_subprotocol=lambda *_: None) as url:
         with pytest.raises(LiveRefusedError):
             await dial(url)
+
+
+async def test_what_ends_a_user_passes_through_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exit that Locust throws into a user's greenlet is not swallowed while it says goodbye, and the socket is freed."""
+
+    class Exit(BaseException):
+        """As gevent's GreenletExit."""
+
+    def thrown(*_: object) -> None:
+        raise Exit
+
+    gone: list[bool] = []
+    socket = ws_client._BoundedWebSocket()
+    socket.connected = True
+    monkeypatch.setattr(socket, "send_close", lambda _code: None)
+    monkeypatch.setattr(socket, "recv_frame", thrown)
+    monkeypatch.setattr(socket, "shutdown", lambda: gone.append(True))
+
+    with pytest.raises(Exit):
+        socket.leave(1000)
+    assert gone == [True]

@@ -4,6 +4,7 @@ Rows 5, 6 and 13 have theirs beside what they are about: tests/server/http/test_
 """
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
@@ -334,6 +335,32 @@ class TestTenants:
                 assert mine.json()["title"] == nobodys.json()["title"] == "not_found"
 
         assert await audit(server, "org-b") == []
+
+
+class TestSubscriptions:
+    """Subscribers that ask for too much."""
+
+    async def test_row_38_ten_thousand_topics(self, database: str) -> None:
+        """What is over the limit is refused topic by topic, then the socket is closed with 4505; a wildcard is no topic."""
+        async with running_server(database, max_subscriptions=1) as server, server.live() as live:
+            await live.send({"type": "subscribe", "topics": ["logs:*"]})
+            assert (await live.until("error"))["code"] == "not_found"
+            await live.send({"type": "subscribe", "topics": ["fleet"]})
+            for number in range(2):
+                await live.send({"type": "subscribe", "topics": [f"host:{number}-{i}" for i in range(100)]})
+            assert (await live.until("error"))["code"] == "limit_exceeded"
+            assert (await live.closed())[0] == 4505
+
+    async def test_row_38_a_flood_of_requests(self, server: RunningServer) -> None:
+        """Subscribing and unsubscribing without end is closed with 4013; another socket of the same user is not touched."""
+        async with server.live() as live, server.live() as other:
+            with contextlib.suppress(websockets.ConnectionClosed):
+                for _ in range(400):
+                    await live.send({"type": "subscribe", "topics": ["fleet"]})
+                    await live.send({"type": "unsubscribe", "topics": ["fleet"]})
+            assert (await live.closed())[0] == 4013
+            await other.send({"type": "subscribe", "topics": ["fleet"]})
+            await other.until("snapshot")
 
 
 async def test_tokens_are_never_repeated(server: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
