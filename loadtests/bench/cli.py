@@ -30,8 +30,11 @@ def bench_ingest(
     agents: Annotated[int, typer.Option(min=1, max=30_000, help="Simulated agents.")] = 10_000,
     containers: Annotated[int, typer.Option(min=1, max=1_000, help="Containers of each.")] = 10,
     log_lines: Annotated[int, typer.Option(min=0, max=100, help="Log lines of each agent and second.")] = 1,
-    seconds: Annotated[int, typer.Option(min=10, max=3_600, help="How long after the ramp.")] = 60,
+    seconds: Annotated[int, typer.Option(min=6, max=3_600, help="How long after the ramp.")] = 60,
     ramp: Annotated[float, typer.Option(min=1, max=600, help="Seconds over which the agents connect.")] = 20.0,
+    resting: Annotated[
+        int, typer.Option(min=1, max=5_000, help="Connections that rest while their memory is measured.")
+    ] = 1_000,
     seed: Annotated[int, typer.Option(help="Seed of every value.")] = 1,
     storage: Annotated[str, typer.Option(help="Storage strategy.")] = "plain",
     database_url: Annotated[str | None, typer.Option(help="A Postgres server. Default: a private one.")] = None,
@@ -45,7 +48,7 @@ def bench_ingest(
 
     options = Options(
         agents=agents, containers=containers, log_lines=log_lines, seconds=seconds, ramp_seconds=ramp, seed=seed,
-        storage=storage, database_url=database_url, pins=_pins(pin),
+        resting=resting, storage=storage, database_url=database_url, pins=_pins(pin),
     )  # fmt: skip
     _perform(lambda directory: run(options, directory, find_limit=find_limit), json_file, keep)
 
@@ -53,6 +56,7 @@ def bench_ingest(
 @app.command("message")
 def bench_message(
     seconds: Annotated[float, typer.Option(min=1, max=600, help="Of each round.")] = 5.0,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds of each server, in turn; the median counts.")] = 3,
     pin: Pins = None,
     json_file: JsonFile = None,
     keep: Keep = None,
@@ -61,7 +65,7 @@ def bench_message(
     from loadtests.bench.message import run
 
     pins = _pins(pin)
-    _perform(lambda directory: run(directory, seconds=seconds, pins=pins), json_file, keep)
+    _perform(lambda directory: run(directory, seconds=seconds, rounds=rounds, pins=pins), json_file, keep)
 
 
 def _pins(texts: list[str] | None) -> dict[str, tuple[int, ...]]:

@@ -27,7 +27,6 @@ from server.db.storage.base import Storage
 from server.db.storage.strategies import storage as strategy
 from simulator.scenario import Scenario
 
-BARE_CONNECTIONS = 1_000
 RAW_ROWS = 2_000_000
 ACK_LIMIT_MS = 1_000.0
 """`--find-limit`: an ack p99 beyond it is no longer a pipeline that keeps up."""
@@ -44,6 +43,8 @@ class Options:
     log_lines: int = 1
     seconds: int = 60
     ramp_seconds: float = 20.0
+    resting: int = 1_000
+    """Connections that rest while their memory is measured."""
     seed: int = 1
     storage: str = "plain"
     database_url: str | None = None
@@ -144,8 +145,8 @@ async def _load(options: Options, directory: Path, *, whole: bool) -> Load:
             components.append(postgres)
         if whole:
             base = components[0].rss_bytes()
-            load.bare_rss_bytes = await _memory(server, components[0], base, 0)
-            load.labelled_rss_bytes = await _memory(server, components[0], base, options.containers)
+            load.bare_rss_bytes = await _memory(options, server, components[0], base, 0)
+            load.labelled_rss_bytes = await _memory(options, server, components[0], base, options.containers)
         fleet = _fleet(options, server, directory)
         stack.push_async_callback(fleet.stop)
         await fleet.start()
@@ -205,17 +206,17 @@ async def _wal(connection: asyncpg.Connection) -> float:
     return float(await connection.fetchval("SELECT pg_current_wal_lsn() - '0/0'"))
 
 
-async def _memory(server: ServerUnderTest, component: Component, base: int, containers: int) -> float:
-    """Resident bytes beyond `base` that a connection takes, from a thousand of them that rest.
+async def _memory(options: Options, server: ServerUnderTest, component: Component, base: int, containers: int) -> float:
+    """Resident bytes beyond `base` that a connection takes, from many of them that rest.
 
     The base is the same for all: what one round gave back to the allocator the next one uses again.
     """
-    tokens = [_agent_token(server.secret, f"memory-{containers}-{i}") for i in range(BARE_CONNECTIONS)]
+    tokens = [_agent_token(server.secret, f"memory-{containers}-{i}") for i in range(options.resting)]
     sockets = await connections.connect_many(server.ws, tokens, containers)
     await asyncio.sleep(1)
     after = component.rss_bytes()
     await connections.close_all(sockets)
-    return (after - base) / BARE_CONNECTIONS
+    return (after - base) / options.resting
 
 
 def _agent_token(secret: str, host: str) -> str:
@@ -233,8 +234,8 @@ def _scenario(options: Options) -> Scenario:
         log_lines=options.log_lines, seconds=options.seconds + options.ramp_seconds, ramp_seconds=options.ramp_seconds,
         seed=options.seed,
         env={
-            "SEATRIAL_MAX_AGENTS": str(options.agents + 2 * BARE_CONNECTIONS),
-            "SEATRIAL_ORG_MAX_AGENTS": str(options.agents + 2 * BARE_CONNECTIONS),
+            "SEATRIAL_MAX_AGENTS": str(options.agents + 2 * options.resting),
+            "SEATRIAL_ORG_MAX_AGENTS": str(options.agents + 2 * options.resting),
             "SEATRIAL_ORG_MAX_CONTAINERS": str(10 * options.agents * options.containers),
             "SEATRIAL_ORG_BATCHES_PER_SECOND": str(10 * options.agents),
             "SEATRIAL_ORG_BUDGET_SHARE": "1.0",

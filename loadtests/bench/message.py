@@ -20,12 +20,10 @@ from server.db.embedded import free_port
 
 CONNECTIONS = 50
 CONTAINERS = 10
-ROUNDS = 3
-"""Each of the three is measured so often, in turn; the median counts."""
 
 
-async def run(directory: Path, *, seconds: float, pins: dict[str, tuple[int, ...]]) -> Report:
-    """Drive the three servers in turn with the same frames, each frame waiting for the answer to the one before.
+async def run(directory: Path, *, seconds: float, rounds: int, pins: dict[str, tuple[int, ...]]) -> Report:
+    """Drive the three servers in turn with the same frames, `rounds` times; the median counts.
 
     Raises:
         StageError, ChildError: the environment could not be set up.
@@ -45,7 +43,7 @@ async def run(directory: Path, *, seconds: float, pins: dict[str, tuple[int, ...
         for child in (child for _, child in targets.values()):
             if "server" in pins:
                 Component("server", child.pid).pin(pins["server"])
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name, (url, child) in targets.items():
                 cpu, count, took = await _drive(directory, url, child, server.secret, seconds, pins)
                 found[name].append(cpu / count * 1e6)
@@ -60,7 +58,7 @@ async def run(directory: Path, *, seconds: float, pins: dict[str, tuple[int, ...
     ]  # fmt: skip
     return Report(
         benchmark="message",
-        options={"seconds": seconds, "connections": CONNECTIONS, "containers": CONTAINERS, "rounds": ROUNDS, "pins": pins},
+        options={"seconds": seconds, "connections": CONNECTIONS, "containers": CONTAINERS, "rounds": rounds, "pins": pins},
         environment=await asyncio.to_thread(environment), figures=tuple(figures),
     )  # fmt: skip
 

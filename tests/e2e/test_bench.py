@@ -23,7 +23,7 @@ def figures(path: Path) -> dict[str, float | None]:
 
 def test_message_stands_beside_two_peers(tmp_path: Path) -> None:
     """CPU per message of the endpoint and of both echoes, and their ratios."""
-    done = bench("message", "--seconds", "1", "--json", str(tmp_path / "out.json"))
+    done = bench("message", "--seconds", "1", "--rounds", "1", "--json", str(tmp_path / "out.json"))
 
     assert done.returncode == 0, done.stderr
     found = figures(tmp_path / "out.json")
@@ -37,7 +37,7 @@ def test_message_stands_beside_two_peers(tmp_path: Path) -> None:
 def test_ingest_stands_beside_raw_copy(tmp_path: Path) -> None:
     """Pipeline and raw COPY of the same rows, the ledger verified to its last row."""
     done = bench(
-        "ingest", "--agents", "20", "--containers", "3", "--seconds", "10", "--ramp", "1", "--json",
+        "ingest", "--agents", "20", "--containers", "3", "--seconds", "7", "--ramp", "1", "--resting", "50", "--json",
         str(tmp_path / "out.json"),
     )  # fmt: skip
 
