@@ -20,6 +20,12 @@ from server.ws.guard import GuardedHttp, GuardedWebSocket
 
 GRACE_SECONDS = 5
 """After the drain: time for peers to answer 1012 and for requests to end."""
+GC_THRESHOLDS = (100_000, 50, 100)
+"""When the collector runs: objects made since the last time, and how often a younger generation comes before an older one.
+
+Python's own (700, 10, 10) walk what lives long again and again: little that is made per message is in a cycle, and much of
+it lives until its COMMIT. With 3,000 agents of 10 containers `bench ingest` told an ack p99 of 1.5 s, and 0.26 s with these.
+"""
 _log = logging.getLogger("seatrial.serving")
 
 
@@ -38,6 +44,7 @@ class DrainingServer(uvicorn.Server):
         if self.owns_process:
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listeners, drain, then what uvicorn does."""
