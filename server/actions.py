@@ -23,7 +23,7 @@ from typing import Protocol
 
 import msgspec
 
-from server.agents import AgentRecord, Registry, TrackedContainer, now_us
+from server.agents import AgentRecord, TrackedContainer, now_us
 from server.auth.principal import Role, User
 from server.counters import Counters
 from server.errors import DatabaseDownError
@@ -39,6 +39,7 @@ from server.protocol.messages import (
     ActionStatus,
     ResultAck,
 )
+from server.registry import Registry
 
 RECENT = 100
 """Actions of an organisation that the live topic's snapshot shows."""

@@ -13,7 +13,6 @@ from fastapi import FastAPI, WebSocket
 from prometheus_client import CollectorRegistry
 
 from server.actions import Actions
-from server.agents import Registry
 from server.auth.keys import Keys
 from server.auth.revocations import Revocations
 from server.auth.tokens import Tokens
@@ -53,6 +52,7 @@ from server.log_bounds import LogBounds
 from server.protocol.codec import encode
 from server.protocol.messages import Drain
 from server.quotas import Limits, Quotas
+from server.registry import Registry
 from server.settings import Settings
 from server.ws.agent import AgentEndpoint
 from server.ws.live import LiveEndpoint

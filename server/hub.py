@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from server.agents import AgentRecord, Registry, TrackedContainer, now_us
+from server.agents import AgentRecord, TrackedContainer, now_us
 from server.outbox import Outbox
 from server.protocol.codec import encode
 from server.protocol.messages import (
@@ -17,6 +17,7 @@ from server.protocol.messages import (
     Sample,
     Snapshot,
 )
+from server.registry import Registry
 from server.rows import LINE_OVERHEAD_BYTES
 
 TopicKey = tuple[str, str]

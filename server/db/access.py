@@ -12,13 +12,13 @@ from typing import cast
 
 import asyncpg
 
-from server.agents import Registry
 from server.auth.principal import Agent, User
 from server.auth.revocations import Kind, Revocations
 from server.db import quotas
 from server.db.pool import Database
 from server.errors import DatabaseDownError
 from server.quotas import Quotas
+from server.registry import Registry
 
 POLL_SECONDS = 1.0
 _MARKS = """

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import asyncpg
 import msgspec
 
-from server.agents import Registry
 from server.auth.principal import User
 from server.auth.revocations import Kind, Revocation
 from server.db import audit
@@ -17,6 +16,7 @@ from server.db.pool import Database
 from server.db.storage.plain import to_micros
 from server.errors import DatabaseDownError, DeniedError
 from server.reads import StoredContainer
+from server.registry import Registry
 
 REVOKE = """
     INSERT INTO revocation (org, kind, subject, revoked_at, revoked_by, reason)

@@ -14,12 +14,13 @@ from typing import Any
 
 import asyncpg
 
-from server.agents import AgentRecord, Registry, TrackedContainer
+from server.agents import AgentRecord, TrackedContainer
 from server.counters import Counters
 from server.db.pool import Database
 from server.db.storage.times import to_datetime, to_micros
 from server.errors import DatabaseDownError
 from server.protocol.messages import Container, Hello
+from server.registry import Registry
 
 WRITE_EVERY_SECONDS = 1.0
 _ROWS = 1_000

@@ -8,7 +8,6 @@ issued after it by an enrolment that is newer than it.
 import logging
 from datetime import datetime
 
-from server.agents import NO_EPOCH, Registry
 from server.auth.enrolment import Credentials, Enrolment, digest, new_token
 from server.auth.principal import Agent, User
 from server.auth.tokens import Tokens
@@ -16,6 +15,7 @@ from server.db.access import Access, is_agent_revoked
 from server.db.administration import REVOKE, Attempt, admitted, lock_host, transaction
 from server.db.pool import Database
 from server.db.storage.plain import to_micros
+from server.registry import NO_EPOCH, Registry
 
 _NEVER_SEEN = """
     INSERT INTO host (org, host, machine_id, hostname, agent_version, cores, epoch, acked_seq, last_seen)

@@ -7,13 +7,14 @@ from itertools import groupby
 
 import asyncpg
 
-from server.agents import Registry, TrackedContainer
+from server.agents import TrackedContainer
 from server.counters import Counters
 from server.db.pool import Database
 from server.db.storage.base import Storage
 from server.db.storage.times import to_datetime, to_micros
 from server.errors import DatabaseDownError
 from server.log_bounds import LogBounds, Segment
+from server.registry import Registry
 
 WORK_EVERY_SECONDS = 1.0
 COMMIT_SECONDS = 10.0

@@ -10,7 +10,7 @@ from functools import partial
 
 import asyncpg
 
-from server.agents import Registry, now_us
+from server.agents import now_us
 from server.auth.principal import MAX_LIFE_SECONDS
 from server.counters import Counters
 from server.db.pool import Database
@@ -18,6 +18,7 @@ from server.db.storage.base import Storage
 from server.db.storage.times import to_datetime
 from server.errors import DatabaseDownError
 from server.log_bounds import LogBounds
+from server.registry import Registry
 
 _ROWS = 1_000
 """Rows per DELETE: bounds a statement's time and locks."""

@@ -7,12 +7,13 @@ from typing import Annotated, Literal, Protocol
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.agents import AgentRecord, Registry
+from server.agents import AgentRecord
 from server.auth.principal import User
 from server.http.containers import ContainerView
 from server.http.problems import PROBLEM_RESPONSES, CurrentUser, Refused
 from server.http.values import NextPage
 from server.reads import StoredContainer
+from server.registry import Registry
 
 
 class HostView(BaseModel):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from starlette.websockets import WebSocket
 
 from server.actions import Actions
-from server.agents import Registry, Session, now_us
+from server.agents import Session, now_us
 from server.auth.principal import Agent
 from server.auth.revocations import Revocations
 from server.auth.tokens import TokenError, Tokens, bearer
@@ -40,6 +40,7 @@ from server.protocol.messages import (
     Window,
 )
 from server.quotas import Quotas
+from server.registry import Registry
 from server.settings import Settings
 from server.ws.guard import GuardedWebSocket
 from server.ws.handshake import connection, offers, refuse, send_error, text_of

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from starlette.websockets import WebSocket
 
 from server.actions import Actions
-from server.agents import AgentRecord, Registry, TrackedContainer, now_us
+from server.agents import AgentRecord, TrackedContainer, now_us
 from server.auth.principal import User
 from server.auth.revocations import Revocations
 from server.auth.tokens import TokenError, Tokens
@@ -39,6 +39,7 @@ from server.protocol.messages import (
     Unsubscribe,
 )
 from server.quotas import Quotas
+from server.registry import Registry
 from server.settings import Settings
 from server.ws.guard import GuardedWebSocket
 from server.ws.handshake import connection, offers, refuse, text_of

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from server import actions as actions_module
 from server.actions import Actions
-from server.agents import Registry, Session
+from server.agents import Session
 from server.auth.principal import User
 from server.counters import Counters
 from server.db import migrate
@@ -20,6 +20,7 @@ from server.db.actions import ActionTable
 from server.db.pool import Database
 from server.db.storage.plain import PlainStorage
 from server.protocol.messages import ActionReport, ActionStatus
+from server.registry import Registry
 from tests.support import postgres
 from tests.support.core import container, hello, make_registry
 from tests.support.sockets import ScriptedSocket

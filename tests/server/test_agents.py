@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from server import agents
-from server.agents import AgentRecord, Registry, Session, TrackedContainer
+from server.agents import AgentRecord, Session, TrackedContainer
 from server.counters import Counters
 from server.errors import PeerError
 from server.protocol.close_codes import CloseCode
 from server.protocol.error_codes import ErrorCode
 from server.protocol.messages import About, Ack, Container, Error, Hello, Inventory, Rejected
+from server.registry import Registry
 from tests.support.core import EPOCH, OTHER_EPOCH, container, hello, make_registry
 from tests.support.sockets import ScriptedSocket
 

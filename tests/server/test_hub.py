@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 
 from server import hub as hub_module
-from server.agents import AgentRecord, Registry
+from server.agents import AgentRecord
 from server.counters import Counters
 from server.hub import HELD_BYTES, Hub, Subscription, fleet_summary, line_bytes
 from server.outbox import Outbox
 from server.protocol.codec import encode
 from server.protocol.messages import LogLine, Sample
+from server.registry import Registry
 from tests.support.core import container, hello, make_registry
 from tests.support.sockets import ScriptedSocket
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from server import ingest as ingest_module
-from server.agents import Registry
 from server.counters import Counters
 from server.errors import PeerError
 from server.ingest import Budget, Ingest
@@ -13,6 +12,7 @@ from server.protocol.close_codes import CloseCode
 from server.protocol.codec import BadRow, Decoded
 from server.protocol.error_codes import ErrorCode, RejectReason
 from server.protocol.messages import About, Batch, Log, Metric, Pulse, Rejected
+from server.registry import Registry
 from server.rows import log_line_number, pack_log, pack_metric, row_key
 from tests.support.core import (
     OTHER_EPOCH,

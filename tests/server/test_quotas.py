@@ -8,13 +8,13 @@ import asyncpg
 import pytest
 import websockets
 
-from server.agents import Registry
 from server.counters import Counters
 from server.errors import PeerError
 from server.ingest import Budget, Ingest
 from server.protocol.error_codes import ErrorCode
 from server.protocol.messages import Inventory, Metric
 from server.quotas import Limits, Organisation, Quotas
+from server.registry import Registry
 from tests.support import core
 from tests.support.access import sql
 from tests.support.core import OTHER_EPOCH, Peer, RecordingLane, RecordingLive, connect, make_quotas

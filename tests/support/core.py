@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.agents import AgentRecord, Registry, Session, TrackedContainer, now_us
+from server.agents import AgentRecord, Session, TrackedContainer, now_us
 from server.counters import Counters
 from server.ingest import Budget, Ingest, LaneSink, LiveSink, PendingBatch
 from server.log_bounds import LogBounds
 from server.protocol.codec import BadRow, Decoded, encode
 from server.protocol.messages import Batch, Container, Hello, Log, LogLine, Metric, Sample
 from server.quotas import Limits, Quotas
+from server.registry import Registry
 from tests.support.sockets import ScriptedSocket
 
 SECOND_US = 1_000_000

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from server.agents import Registry
 from server.counters import Counters
 from server.db.storage.base import LogRow, MetricRow
 from server.db.storage.plain import PlainStorage
@@ -15,6 +14,7 @@ from server.db.writer import Lane
 from server.hub import Hub
 from server.ingest import Budget, Ingest
 from server.protocol.messages import Container, Hello
+from server.registry import Registry
 from tests.support import core
 
 Step = Callable[[], Awaitable[None]]
