@@ -19,13 +19,17 @@ from server.protocol.messages import (
     ContainerStatus,
     Hello,
     HostStatus,
+    Metric,
     Rejected,
+    Window,
 )
 from server.quotas import Organisation
 from server.sockets import Socket
 
 GONE = frozenset({"removed", "dead"})
 """States of a container that is no longer there."""
+NO_WINDOW = Window(batches=1, bytes=1)
+"""Before the first is told."""
 REJECTED_SHOWN = 20
 """Rejected rows that an ack names; those beyond are counted by reason."""
 
@@ -39,15 +43,13 @@ class TrackedContainer:
     """A container of an agent: its key, its newest times, and what the live view shows of it."""
 
     __slots__ = (
-        "cpu", "floor_at", "id", "info", "key", "last_at", "last_log", "late_log_bytes", "live_at", "live_topic",
-        "log_bytes", "log_mark", "log_topic", "mem", "pinned", "removed_at", "rx", "series", "tx",
+        "floor_at", "id", "info", "key", "last_at", "last_log", "late_log_bytes", "live_at", "log_bytes", "log_mark",
+        "newest", "pinned", "removed_at", "series",
     )  # fmt: skip
 
     def __init__(self, org: str, host: str, info: Container) -> None:
         self.id = container_id(org, host, info.id)
         self.key = str(self.id)
-        self.live_topic = (org, f"container:{self.key}")
-        self.log_topic = (org, f"logs:{self.key}")
         self.last_at = 0
         """Newest sample of this epoch: the next must be later."""
         self.floor_at = 0
@@ -59,10 +61,8 @@ class TrackedContainer:
         """When `log_bytes` reaches it, the bounds are told."""
         self.late_log_bytes = 0
         self.live_at = 0
-        self.cpu: float | None = None
-        self.mem: int | None = None
-        self.rx: int | None = None
-        self.tx: int | None = None
+        self.newest: Metric | None = None
+        """What the live view shows of it, of the time `live_at`; None: nothing yet, or it does not run."""
         self.removed_at: float | None = None
         self.pinned = False
         """An Admin protected its series. The registry keeps it."""
@@ -77,16 +77,12 @@ class TrackedContainer:
         else:
             self.removed_at = None
         if info.state != "running":
-            self.cpu = self.mem = self.rx = self.tx = None
+            self.newest = None
 
     @property
     def protected(self) -> bool:
         """Whether only an Admin may stop it: by its label, or because an Admin said so."""
         return self.info.protected or self.pinned
-
-    def show(self, at: int, cpu: float | None, mem: int | None, rx: int | None, tx: int | None) -> None:
-        """Take the newest values for the live view; `at` in Unix microseconds."""
-        self.live_at, self.cpu, self.mem, self.rx, self.tx = at, cpu, mem, rx, tx
 
     def status(self, host: str) -> ContainerStatus:
         """As the API shows it."""
@@ -170,6 +166,7 @@ class AgentRecord:
         "host",
         "lane",
         "last_seen_us",
+        "number",
         "online",
         "org",
         "organisation",
@@ -181,8 +178,10 @@ class AgentRecord:
         "topic",
     )  # fmt: skip
 
-    def __init__(self, org: str, host: str, lane: int, organisation: Organisation) -> None:
+    def __init__(self, org: str, host: str, number: int, lane: int, organisation: Organisation) -> None:
         self.org = org
+        self.number = number
+        """Of those that the server came to know since its start: spreads what is done for each now and then."""
         self.organisation = organisation
         """What its organisation takes, all its hosts together."""
         self.host = host
@@ -266,3 +265,8 @@ class Session:
     last_frame: float
     """Monotonic seconds."""
     bad_frames: list[float] = field(default_factory=list)
+    window: Window = NO_WINDOW
+    """What the agent was told it may have on its way."""
+    window_before: Window = NO_WINDOW
+    """A larger one that it was told earlier, and that holds until then: Unix microseconds."""
+    window_before_until_us: int = 0

@@ -47,13 +47,14 @@ from server.http import (
 )
 from server.http.body_limit import BodyLimit
 from server.hub import Hub
-from server.ingest import Budget, Ingest
+from server.ingest import Ingest
 from server.log_bounds import LogBounds
 from server.protocol.codec import encode
-from server.protocol.messages import Drain
+from server.protocol.messages import Drain, Window
 from server.quotas import Limits, Quotas
 from server.registry import Registry
 from server.settings import Settings
+from server.windows import Budget, Windows
 from server.ws.agent import AgentEndpoint
 from server.ws.live import LiveEndpoint
 
@@ -144,14 +145,15 @@ class Service:
             ),
             interval_seconds=settings.prune_interval_seconds,
         )
+        most = Window(batches=settings.window_batches, bytes=settings.window_bytes)
+        self.windows = Windows(self.budget, self.registry, most)
         self.ingest = Ingest(
             self.counters,
             self.budget,
+            self.windows,
             self.lanes,
             self.hub,
             self.log_bounds,
-            window_batches=settings.window_batches,
-            window_bytes=settings.window_bytes,
             accept_past_seconds=settings.accept_past_seconds,
             future_seconds=settings.future_seconds,
             log_text_bytes=settings.log_text_bytes,
@@ -254,7 +256,7 @@ class Service:
             return
         self._drained = True
         self.live.draining = True
-        sessions = [record.session for record in self.registry.records.values() if record.session is not None]
+        sessions = tuple(self.registry.sessions())
         within = max(5, math.ceil(len(sessions) / self.settings.reconnects_per_second))
         frame = encode(Drain(reconnect_within_seconds=within))
         for session in sessions:
@@ -302,6 +304,7 @@ class Service:
         while True:
             await asyncio.sleep(BUCKET_SECONDS)
             self.quotas.tick(loop.time())
+            self.windows.tick()
 
     def _close_revoked(self) -> None:
         self.agents.close_revoked()

@@ -71,13 +71,19 @@ class Hub:
 
     def __init__(self) -> None:
         self._topics: dict[TopicKey, set[Subscription]] = {}
+        # What nobody watches must cost the hot path nothing: what is looked up there needs no topic to be put together.
+        self._watching: Counter[str] = Counter()
+        """Subscriptions to samples, by organisation."""
         self._watched: Counter[str] = Counter()
-        """Subscriptions to samples per organisation."""
+        """Subscriptions to the samples of one container, by its key."""
+        self._tailed: Counter[str] = Counter()
+        """Subscriptions to the log of one container, by its key."""
 
     def add(self, subscription: Subscription) -> None:
         """Begin to deliver."""
         self._topics.setdefault(subscription.key, set()).add(subscription)
-        self._watched[subscription.key[0]] += _wants_samples(subscription.topic)
+        for counts, name in self._counted(subscription.key):
+            counts[name] += 1
 
     def remove(self, subscription: Subscription) -> None:
         """Stop to deliver. Idempotent."""
@@ -87,10 +93,19 @@ class Hub:
         subscriptions.discard(subscription)
         if not subscriptions:
             del self._topics[subscription.key]
-        org = subscription.key[0]
-        self._watched[org] -= _wants_samples(subscription.topic)
-        if not self._watched[org]:
-            del self._watched[org]
+        for counts, name in self._counted(subscription.key):
+            counts[name] -= 1
+            if not counts[name]:
+                del counts[name]
+
+    def _counted(self, key: TopicKey) -> list[tuple[Counter[str], str]]:
+        org, topic = key
+        kind, _, name = topic.partition(":")
+        if kind == "host":
+            return [(self._watching, org)]
+        if kind == "container":
+            return [(self._watching, org), (self._watched, name)]
+        return [(self._tailed, name)] if kind == "logs" else []
 
     @property
     def topics(self) -> int:
@@ -101,26 +116,27 @@ class Hub:
 
     def watches_samples(self, record: AgentRecord) -> bool:
         """Whether anybody of the organisation watches samples."""
-        return self._watched[record.org] > 0
+        return record.org in self._watching
 
     def watches_logs(self, container: TrackedContainer) -> bool:
         """Whether anybody watches this container's log."""
-        return container.log_topic in self._topics
+        return container.key in self._tailed
 
-    def publish_samples(self, record: AgentRecord, samples: list[tuple[TrackedContainer, Sample]]) -> None:
+    def publish_samples(self, record: AgentRecord, containers: list[TrackedContainer]) -> None:
         """New samples of one host, to its topic and to each container's."""
         if record.topic in self._topics:
-            shown = tuple(sample for _, sample in samples)
+            shown = tuple(map(sample_of, containers))
             self._deliver_metrics(record.topic, encode(Metrics(topic=record.topic[1], samples=shown)), shown)
-        for container, sample in samples:
-            if container.live_topic in self._topics:
-                frame = encode(Metrics(topic=container.live_topic[1], samples=(sample,)))
-                self._deliver_metrics(container.live_topic, frame, (sample,))
+        for container in containers:
+            if container.key in self._watched:
+                key = (record.org, f"container:{container.key}")
+                samples = (sample_of(container),)
+                self._deliver_metrics(key, encode(Metrics(topic=key[1], samples=samples)), samples)
 
-    def publish_lines(self, container: TrackedContainer, lines: list[LogLine]) -> None:
+    def publish_lines(self, org: str, container: TrackedContainer, lines: list[LogLine]) -> None:
         """New lines of one container."""
         frame: bytes | None = None
-        for subscription in tuple(self._topics.get(container.log_topic, ())):
+        for subscription in tuple(self._topics.get((org, f"logs:{container.key}"), ())):
             if subscription.paused:
                 continue
             if subscription.held is not None:
@@ -160,7 +176,7 @@ class Hub:
                     subscription.outbox.push_metrics("fleet", frame)
 
     def _deliver_metrics(self, key: TopicKey, frame: bytes, samples: tuple[Sample, ...]) -> None:
-        for subscription in tuple(self._topics[key]):
+        for subscription in tuple(self._topics.get(key, ())):
             if not subscription.paused:
                 subscription.outbox.push_metrics(key[1], frame, samples)
 
@@ -183,15 +199,22 @@ def fleet_summary(registry: Registry, org: str) -> FleetSummary:
             containers += 1
             if record.online and container.info.state == "running":
                 running += 1
-                cpu += container.cpu or 0.0
-                mem += container.mem or 0
+                if (newest := container.newest) is not None:
+                    cpu += newest.cpu or 0.0
+                    mem += newest.mem or 0
     return FleetSummary(
         hosts_online=online, hosts_offline=offline, containers_running=running, containers=containers, cpu=cpu, mem=mem
     )
 
 
-def _wants_samples(topic: str) -> int:
-    return int(topic.startswith(("host:", "container:")))
+def sample_of(container: TrackedContainer) -> Sample:
+    """A container's newest values, as the live view gets them; without values where it does not run."""
+    newest = container.newest
+    if newest is None:
+        return Sample(container=container.key, at=container.live_at, cpu=None, mem=None, rx=None, tx=None)
+    return Sample(
+        container=container.key, at=container.live_at, cpu=newest.cpu, mem=newest.mem, rx=newest.rx, tx=newest.tx
+    )
 
 
 def line_bytes(line: LogLine) -> int:

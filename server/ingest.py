@@ -18,9 +18,9 @@ from server.protocol.canonical import clean_log_text
 from server.protocol.close_codes import CloseCode
 from server.protocol.codec import BadRow, Decoded
 from server.protocol.error_codes import ErrorCode, RejectReason
-from server.protocol.messages import About, Batch, Log, LogLine, Metric, Pulse, Rejected, Sample
-from server.quotas import Organisation
+from server.protocol.messages import About, Batch, Log, LogLine, Pulse, Rejected
 from server.rows import LINE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES, pack_log, pack_metric
+from server.windows import Budget, Windows
 
 BATCH_OVERHEAD_BYTES = 600
 """A pending batch beside its rows: the object, its two lists, its place in the lane."""
@@ -58,10 +58,10 @@ class LaneSink(Protocol):
 class LiveSink(Protocol):
     """Where the live view gets its rows."""
 
-    def publish_samples(self, record: AgentRecord, samples: list[tuple[TrackedContainer, Sample]]) -> None:
-        """New samples of one host."""
+    def publish_samples(self, record: AgentRecord, containers: list[TrackedContainer]) -> None:
+        """Containers of one host have a new `newest`, of their `live_at`."""
 
-    def publish_lines(self, container: TrackedContainer, lines: list[LogLine]) -> None:
+    def publish_lines(self, org: str, container: TrackedContainer, lines: list[LogLine]) -> None:
         """New lines of one container."""
 
     def watches_logs(self, container: TrackedContainer) -> bool:
@@ -71,28 +71,6 @@ class LiveSink(Protocol):
         """Whether anybody of the organisation watches samples."""
 
 
-class Budget:
-    """Memory for what is received and not committed, all agents together; one organisation gets at most its share."""
-
-    def __init__(self, limit_bytes: int, *, share: float = 1.0) -> None:
-        self.limit_bytes = limit_bytes
-        self.share_bytes = int(limit_bytes * share)
-        self.used_bytes = 0
-
-    def take(self, organisation: Organisation, size: int) -> bool:
-        """Count `size` bytes in; False: they do not fit, nothing is counted."""
-        if self.used_bytes + size > self.limit_bytes or organisation.ingest_bytes + size > self.share_bytes:
-            return False
-        self.used_bytes += size
-        organisation.ingest_bytes += size
-        return True
-
-    def give(self, organisation: Organisation, size: int) -> None:
-        """Count `size` bytes out."""
-        self.used_bytes -= size
-        organisation.ingest_bytes -= size
-
-
 class Ingest:
     """Checks, packs and forks what agents send."""
 
@@ -100,23 +78,21 @@ class Ingest:
         self,
         counters: Counters,
         budget: Budget,
+        windows: Windows,
         lanes: Sequence[LaneSink],
         live: LiveSink,
         log_bounds: LogBounds,
         *,
-        window_batches: int,
-        window_bytes: int,
         accept_past_seconds: float,
         future_seconds: float,
         log_text_bytes: int,
     ) -> None:
         self._counters = counters
         self._budget = budget
+        self.windows = windows
         self._lanes = lanes
         self._live = live
         self._log_bounds = log_bounds
-        self.window_batches = window_batches
-        self.window_bytes = window_bytes
         self._past_us = int(accept_past_seconds * 1e6)
         self._future_us = int(future_seconds * 1e6)
         self._log_text_bytes = log_text_bytes
@@ -142,7 +118,7 @@ class Ingest:
                 session.record.send_ack()
             return
         self._check_order(progress, batch)
-        self._check_window(progress, batch, frame_bytes)
+        self._check_window(session, batch, frame_bytes)
         pending = self._pack(session, decoded, batch, frame_bytes)
         self._take(session, pending)
 
@@ -160,15 +136,15 @@ class Ingest:
 
     def _take(self, session: Session, pending: PendingBatch) -> None:
         """Count a batch in, and give it to its lane."""
+        rows = pending.metric_rows + pending.log_rows
         pending.memory_bytes = (
-            sum(map(len, pending.metric_rows))
-            + sum(map(len, pending.log_rows))
-            + (len(pending.metric_rows) + len(pending.log_rows)) * ROW_OVERHEAD_BYTES
+            sum(map(len, rows))
+            + len(rows) * ROW_OVERHEAD_BYTES
             + len(pending.rejected) * REJECTED_BYTES
             + BATCH_OVERHEAD_BYTES
         )
         organisation = session.record.organisation
-        if not self._budget.take(organisation, pending.memory_bytes):
+        if not self._budget.take(organisation, pending.memory_bytes, pending.frame_bytes):
             error = PeerError(
                 ErrorCode.UNAVAILABLE,
                 "no memory left for unstored rows: keep them, come back later",
@@ -189,15 +165,16 @@ class Ingest:
         """Newest values for the live view only."""
         record = session.record
         _, latest = self.clock()
-        samples = []
+        newest = []
         for metric in pulse.metrics:
             container = record.containers.get(metric.ref)
             at = metric.at if metric.at is not None else pulse.at
             if container is not None and container.live_at < at <= latest:
-                container.show(at, metric.cpu, metric.mem, metric.rx, metric.tx)
-                samples.append((container, _show(container, metric, at)))
-        if samples and self._live.watches_samples(record):
-            self._live.publish_samples(record, samples)
+                container.live_at = at
+                container.newest = metric
+                newest.append(container)
+        if newest and self._live.watches_samples(record):
+            self._live.publish_samples(record, newest)
 
     def _check_order(self, progress: Progress, batch: Batch) -> None:
         if batch.oldest > batch.seq:
@@ -208,16 +185,16 @@ class Ingest:
         if batch.seq != expected:
             raise PeerError(ErrorCode.SEQ_GAP, f"seq = {batch.seq}: expected {expected}", _about(batch))
 
-    def _check_window(self, progress: Progress, batch: Batch, frame_bytes: int) -> None:
+    def _check_window(self, session: Session, batch: Batch, frame_bytes: int) -> None:
         # What is committed fills the agent's window until it is told.
+        progress = session.progress
         batches = progress.outstanding_batches + progress.unacked_batches
         size = progress.outstanding_bytes + progress.unacked_bytes
-        # One batch may always be on its way, or a frame larger than the window could never be sent.
-        if batches and (batches >= self.window_batches or size + frame_bytes > self.window_bytes):
+        if not self.windows.allows(session, batches, size, frame_bytes):
             raise PeerError(
                 ErrorCode.WINDOW_EXCEEDED,
                 f"{batches} batches of {size} bytes are unacknowledged:"
-                f" expected at most {self.window_batches} of {self.window_bytes}",
+                f" expected at most {session.window.batches} of {session.window.bytes}",
                 _about(batch),
             )
 
@@ -245,72 +222,84 @@ class Ingest:
         containers = record.containers
         earliest, latest = self.clock()
         watched = self._live.watches_samples(record)
-        samples: list[tuple[TrackedContainer, Sample]] = []
+        newest: list[TrackedContainer] = []
         rows = pending.metric_rows
-        kept: list[int] = []
-        for position, metric in zip(pending.metric_positions, batch.metrics, strict=True):
-            at = metric.at if metric.at is not None else batch.at
+        refused: list[int] = []
+        batch_at, replay = batch.at, pending.replay
+        for metric in batch.metrics:
             container = containers.get(metric.ref)
-            reason = _check_row(container, at, earliest, latest)
-            if reason is None and container is not None and at <= container.last_at and not pending.replay:
-                reason = RejectReason.NOT_RISING
-            if reason is not None or container is None:
+            at = metric.at
+            if at is None:
+                at = batch_at
+            if container is None or not earliest <= at <= latest or (at <= container.last_at and not replay):
+                refused.append(len(rows) + len(refused))
+                row = f"metrics[{pending.metric_positions[refused[-1]]}]"
+                reason = _check_row(container, at, earliest, latest) or RejectReason.NOT_RISING
+                detail = _detail(reason, at, earliest, latest, container)
                 pending.rejected.append(
-                    Rejected(
-                        seq=batch.seq, row=f"metrics[{position}]", reason=reason or RejectReason.UNKNOWN_REF,
-                        ref=metric.ref, at=at, detail=_detail(reason, at, earliest, latest, container),
-                    )
-                )  # fmt: skip
+                    Rejected(seq=batch.seq, row=row, reason=reason, ref=metric.ref, at=at, detail=detail)
+                )
                 continue
-            if at <= container.floor_at:
-                pending.replay = True
             container.last_at = max(container.last_at, at)
+            if at <= container.floor_at:
+                pending.replay = replay = True
             rows.append(pack_metric(container.id, at, metric.cpu, metric.mem, metric.rx, metric.tx))
-            kept.append(position)
             if at > container.live_at:
-                sample = _show(container, metric, at) if watched else None
-                container.show(at, metric.cpu, metric.mem, metric.rx, metric.tx)
-                if sample is not None:
-                    samples.append((container, sample))
-        pending.metric_positions = kept
-        if samples:
-            self._live.publish_samples(record, samples)
+                container.live_at = at
+                container.newest = metric
+                if watched:
+                    newest.append(container)
+        if refused:
+            pending.metric_positions = _without(pending.metric_positions, refused)
+        if newest:
+            self._live.publish_samples(record, newest)
 
     def _pack_logs(self, pending: PendingBatch, batch: Batch) -> None:
         containers = pending.record.containers
         earliest, latest = self.clock()
-        kept: list[int] = []
+        rows = pending.log_rows
+        refused: list[int] = []
         shown: dict[TrackedContainer, list[LogLine]] = {}
-        for position, log in zip(pending.log_positions, batch.logs, strict=True):
+        for log in batch.logs:
             container = containers.get(log.ref)
             reason = _check_row(container, log.at, earliest, latest)
             if reason is not None or container is None:
+                refused.append(len(rows) + len(refused))
+                row = f"logs[{pending.log_positions[refused[-1]]}]"
+                reason = reason or RejectReason.UNKNOWN_REF
+                detail = _detail(reason, log.at, earliest, latest, container)
                 pending.rejected.append(
                     Rejected(
-                        seq=batch.seq, row=f"logs[{position}]", reason=reason or RejectReason.UNKNOWN_REF, ref=log.ref,
-                        at=log.at, line=log.line, detail=_detail(reason, log.at, earliest, latest, container),
+                        seq=batch.seq, row=row, reason=reason, ref=log.ref, at=log.at, line=log.line, detail=detail
                     )
-                )  # fmt: skip
+                )
                 continue
             place = (log.at, log.line)
-            new = place > container.last_log
             text, cut = clean_log_text(log.text, self._log_text_bytes)
             truncated = log.truncated or cut
+            size = len(text) + LINE_OVERHEAD_BYTES
+            new = place > container.last_log
             if new:
                 container.last_log = place
-                container.log_bytes += len(text) + LINE_OVERHEAD_BYTES
+                container.log_bytes += size
                 if container.log_bytes >= container.log_mark:
                     self._log_bounds.grown(container)
             else:
                 pending.replay = True
-                self._log_bounds.came_late(container, len(text) + LINE_OVERHEAD_BYTES)
-            pending.log_rows.append(pack_log(container.id, log.at, log.line, log.stream, text, log.partial, truncated))
-            kept.append(position)
+                self._log_bounds.came_late(container, size)
+            rows.append(pack_log(container.id, log.at, log.line, log.stream, text, log.partial, truncated))
             if new and self._live.watches_logs(container):
                 shown.setdefault(container, []).append(_show_line(log, text, truncated))
-        pending.log_positions = kept
+        if refused:
+            pending.log_positions = _without(pending.log_positions, refused)
         for container, lines in shown.items():
-            self._live.publish_lines(container, lines)
+            self._live.publish_lines(pending.record.org, container, lines)
+
+
+def _without(positions: Sequence[int], refused: Sequence[int]) -> list[int]:
+    """The places in the frame of the rows that are left."""
+    left_out = set(refused)
+    return [position for index, position in enumerate(positions) if index not in left_out]
 
 
 def _check_row(container: TrackedContainer | None, at: int, earliest: int, latest: int) -> RejectReason | None:
@@ -339,10 +328,6 @@ def _reject_bad(seq: int, row: BadRow) -> Rejected:
     return Rejected(
         seq=seq, row=row.path, reason=RejectReason.INVALID_ROW, ref=row.ref, at=row.at, line=row.line, detail=row.detail
     )
-
-
-def _show(container: TrackedContainer, metric: Metric, at: int) -> Sample:
-    return Sample(container=container.key, at=at, cpu=metric.cpu, mem=metric.mem, rx=metric.rx, tx=metric.tx)
 
 
 def _show_line(log: Log, text: bytes, truncated: bool) -> LogLine:

@@ -1,7 +1,7 @@
 """Every agent that the server knows: who is connected, who takes over, and what containers each has."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -65,6 +65,7 @@ class Registry:
         """Series that Admins protected; labels beside."""
         self.connected = 0
         self._sessions = 0
+        self._known = 0
         self._leaving: dict[AgentRecord, float] = {}
         """Closed sockets whose host is not offline yet, with the monotonic time when it will be."""
         self.on_host: Callable[[AgentRecord, list[TrackedContainer], list[TrackedContainer]], None] = _no_watchers
@@ -74,7 +75,8 @@ class Registry:
         key = (org, host)
         if (record := self.records.get(key)) is None:
             lane = container_id(org, host, "") % self._lanes
-            record = self.records[key] = AgentRecord(org, host, lane, self._quotas.of(org))
+            record = self.records[key] = AgentRecord(org, host, self._known, lane, self._quotas.of(org))
+            self._known += 1
             self._of_org.setdefault(org, {})[host] = record
         return record
 
@@ -116,6 +118,10 @@ class Registry:
         container.pinned = (record.org, record.host, container.series) in self.protected
 
     # -- connections
+
+    def sessions(self) -> Iterator[Session]:
+        """Of all agents that are connected. Nobody may connect or leave while it is walked."""
+        return (record.session for record in self.records.values() if record.session is not None)
 
     def is_connected(self, org: str, host: str) -> bool:
         """Whether the host's agent has a connection now."""

@@ -16,7 +16,8 @@ from server.app import Service, create_app
 from server.db.writer import Seam
 from server.errors import StartupError
 from server.settings import Settings
-from server.ws.guard import GuardedHttp, GuardedWebSocket
+from server.ws.direct import DirectWebSocket
+from server.ws.guard import GuardedHttp
 
 GRACE_SECONDS = 5
 """After the drain: time for peers to answer 1012 and for requests to end."""
@@ -70,7 +71,7 @@ def make_server(settings: Settings, seam: Seam | None = None) -> DrainingServer:
         host=settings.host,
         port=settings.port,
         http=GuardedHttp,
-        ws=GuardedWebSocket,
+        ws=DirectWebSocket,
         loop="uvloop",
         ws_max_size=settings.frame_bytes,
         ws_per_message_deflate=False,

@@ -19,7 +19,17 @@ import picows
 import uvloop
 
 from server.protocol.codec import encode
-from server.protocol.messages import AGENT_SUBPROTOCOL, Ack, AgentCommand, Batch, Container, Hello, Metric, Welcome
+from server.protocol.messages import (
+    AGENT_SUBPROTOCOL,
+    Ack,
+    AgentCommand,
+    Batch,
+    Container,
+    Hello,
+    Metric,
+    Welcome,
+    WindowUpdate,
+)
 
 OUTSTANDING = 32
 _decode = msgspec.json.Decoder(AgentCommand).decode
@@ -64,6 +74,8 @@ class Connection(picows.WSListener):
             if isinstance(message, Welcome):
                 self.ready.set_result(None)
                 return
+            if isinstance(message, WindowUpdate):
+                return  # never below what is outstanding here
             if not isinstance(message, Ack):
                 raise SystemExit(f"the server sent {message}")
             self._answered = message.seq

@@ -1,12 +1,13 @@
 """What is known of hosts and containers, written behind: the hot path never looks anything up.
 
-Once a second everything that changed goes to the database in a few statements; while the database is away changes gather
+Once a second what changed goes to the database in a few statements; while the database is away changes gather
 (bounded by the containers there are) and new containers are accepted all the same. A record that Postgres refuses is left
 out and named in the log; those of others are written. The progress of an epoch is written
 here too, after the commits it tells of: at most 5 s behind, never ahead.
 """
 
 import asyncio
+import itertools
 import json
 import logging
 from datetime import UTC, datetime
@@ -23,6 +24,9 @@ from server.protocol.messages import Container, Hello
 from server.registry import Registry
 
 WRITE_EVERY_SECONDS = 1.0
+TURNS = 4
+"""How many writes it takes to come round to every agent's progress, which changes with each of its batches. What changes
+seldom goes at once."""
 _ROWS = 1_000
 """Records a statement: bounds its time, and halving a refused one its repetitions."""
 _ROW_FAULTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
@@ -88,14 +92,19 @@ class Directory:
 
     async def run(self) -> None:
         """Write once a second until cancelled."""
-        while True:
+        for turn in itertools.cycle(range(TURNS)):
             await asyncio.sleep(WRITE_EVERY_SECONDS)
-            await self.write()
+            await self.write(turn)
 
-    async def write(self) -> bool:
-        """Write what changed. False: the database did not take it; it is kept for the next time."""
+    async def write(self, turn: int | None = None) -> bool:
+        """Write what changed; with a `turn`, the progress of those agents only whose turn it is.
+
+        False: the database did not take it; it is kept for the next time.
+        """
         registry = self._registry
-        records = registry.dirty | {r for r in registry.records.values() if r.epoch_dirty}
+        records = registry.dirty | {
+            r for r in registry.records.values() if r.epoch_dirty and (turn is None or r.number % TURNS == turn)
+        }
         records = {r for r in records if r.hello is not None}
         if not records:
             return True

@@ -25,10 +25,11 @@ import asyncpg
 from server.agents import Progress
 from server.counters import Counters
 from server.db.storage.base import CopyTarget, Storage
-from server.ingest import Budget, PendingBatch
+from server.ingest import PendingBatch
 from server.protocol.error_codes import RejectReason
 from server.protocol.messages import Rejected
 from server.rows import copy_data, log_line_number, row_key
+from server.windows import Budget
 
 _log = logging.getLogger("seatrial.writer")
 

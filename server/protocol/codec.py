@@ -158,8 +158,12 @@ def _decode_patiently(frame: str | bytes) -> Decoded:
 def _load(frame: str | bytes) -> dict[str, Any]:
     """Read with the standard library, which takes NaN and lone surrogates; they become text that no number field takes."""
     try:
-        obj = json.loads(frame, parse_constant=str)
-    except (ValueError, RecursionError) as error:  # ValueError: JSONDecodeError, and numbers of over 4300 digits
+        # As text: of bytes the library would guess whether they are UTF-16.
+        obj = json.loads(frame if isinstance(frame, str) else frame.decode(), parse_constant=str)
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: also of UnicodeDecodeError, and numbers of over 4300 digits
         detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise FrameError(ErrorCode.BAD_REQUEST, f"not readable as JSON: {detail}") from None
     if not isinstance(obj, dict):

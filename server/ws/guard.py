@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.http11 import Request
+from websockets.protocol import OPEN
 
 from server.protocol.close_codes import CloseCode
 
@@ -30,6 +31,15 @@ MAX_FRAGMENTS = 64
 MAX_CONTROL_FRAMES_PER_SECOND = 50
 ABORT_AFTER_SECONDS = 1.0
 CLOSE_TIMEOUT_SECONDS = 2.0
+
+
+def _text_head(length: int) -> bytes:
+    """Of a server's whole text frame (RFC 6455, section 5.2)."""
+    if length < 126:
+        return bytes((0x81, length))
+    if length < 1 << 16:
+        return b"\x81\x7e" + length.to_bytes(2, "big")
+    return b"\x81\x7f" + length.to_bytes(8, "big")
 
 
 class GuardedHttp(HttpToolsProtocol):
@@ -57,6 +67,17 @@ class GuardedHttp(HttpToolsProtocol):
         """No clock outlives its connection."""
         self._stop_header_timer()
         super().connection_lost(exc)
+        self._untie()
+
+    def handle_websocket_upgrade(self) -> None:
+        """The connection goes on without this object."""
+        super().handle_websocket_upgrade()
+        self._untie()
+
+    def _untie(self) -> None:
+        # Parser and protocol hold each other, and the garbage collector that would find out runs rarely.
+        self.parser = cast("Any", None)
+        self.cycle = cast("Any", None)
 
     def _stop_header_timer(self) -> None:
         if self._header_timer is not None:
@@ -97,11 +118,12 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
             or self.close_sent
             or self.disconnected
             or not self.handshake_complete
+            or self.conn.state is not OPEN
             or self.transport.is_closing()
         ):
             return False
-        self.conn.send_text(frame)
-        self.transport.write(b"".join(self.conn.data_to_send()))
+        # What `conn.send_text` would make, without its frame object: we send no fragments, extensions or masks.
+        self.transport.write(_text_head(len(frame)) + frame)
         return True
 
     def close(self, code: CloseCode, reason: str = "") -> None:

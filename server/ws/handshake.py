@@ -11,7 +11,8 @@ from server.counters import Counters
 from server.protocol.codec import encode
 from server.protocol.messages import Error
 from server.sockets import Socket
-from server.ws.guard import SCOPE_KEY, GuardedWebSocket
+from server.ws.direct import DirectWebSocket
+from server.ws.guard import SCOPE_KEY
 
 
 async def refuse(
@@ -30,14 +31,14 @@ def offers(ws: WebSocket, subprotocol: str) -> bool:
     return subprotocol in offered
 
 
-def connection(ws: WebSocket) -> GuardedWebSocket:
+def connection(ws: WebSocket) -> DirectWebSocket:
     """The guarded connection under an ASGI WebSocket.
 
     Raises:
         TypeError: the app runs under another server or protocol class.
     """
     socket = ws.scope.get(SCOPE_KEY)
-    if not isinstance(socket, GuardedWebSocket):
+    if not isinstance(socket, DirectWebSocket):
         raise TypeError("the app needs `seatrial serve`: uvicorn with the guarded protocol classes")
     return socket
 

@@ -15,7 +15,7 @@ from server.auth.revocations import Revocations
 from server.auth.tokens import TokenError, Tokens
 from server.counters import Counters
 from server.errors import DatabaseDownError
-from server.hub import Hub, Subscription, fleet_summary
+from server.hub import Hub, Subscription, fleet_summary, sample_of
 from server.outbox import Outbox
 from server.protocol.close_codes import CloseCode
 from server.protocol.codec import FrameError, decode_live_request, encode
@@ -33,7 +33,6 @@ from server.protocol.messages import (
     Pause,
     Position,
     Resume,
-    Sample,
     Snapshot,
     Subscribe,
     Unsubscribe,
@@ -439,13 +438,13 @@ class Subscriber:
             present = [c for c in record.by_id.values() if c.removed_at is None]
             snapshot = Snapshot(
                 topic=topic, at=now, host=record.status(), containers=tuple(c.status(name) for c in present),
-                samples=tuple(_newest(c) for c in present if c.live_at),
+                samples=tuple(sample_of(c) for c in present if c.live_at),
             )  # fmt: skip
         elif kind == "container" and (found := self._container(name)) is not None:
             record, container = found
             snapshot = Snapshot(
                 topic=topic, at=now, containers=(container.status(record.host),),
-                samples=(_newest(container),) if container.live_at else (),
+                samples=(sample_of(container),) if container.live_at else (),
             )  # fmt: skip
         elif topic == "actions":
             snapshot = Snapshot(topic=topic, at=now, actions=self._actions.recent(org))
@@ -471,9 +470,3 @@ class Subscriber:
             return True
         self._socket.close(CloseCode.BAD_REQUEST, f"{BAD_FRAMES_PER_MINUTE} unreadable frames within a minute")
         return False
-
-
-def _newest(container: TrackedContainer) -> Sample:
-    return Sample(
-        container=container.key, at=container.live_at, cpu=container.cpu, mem=container.mem, rx=container.rx, tx=container.tx
-    )  # fmt: skip

@@ -13,7 +13,7 @@ from server.protocol.close_codes import CloseCode
 from server.protocol.error_codes import ErrorCode
 from server.protocol.messages import About, Ack, Container, Error, Hello, Inventory, Rejected
 from server.registry import Registry
-from tests.support.core import EPOCH, OTHER_EPOCH, container, hello, make_registry
+from tests.support.core import EPOCH, OTHER_EPOCH, container, hello, make_registry, show
 from tests.support.sockets import ScriptedSocket
 
 PassSeconds = Callable[[float], None]
@@ -462,11 +462,11 @@ class TestContainers:
         """The newest sample of a container that no longer runs is not its state."""
         session = rig.connect(hello(container(0)))
         known = session.record.containers[0]
-        known.show(5, 1.0, 2, 3, 4)
+        show(known, 5, cpu=1.0, mem=2, rx=3, tx=4)
 
         assert rig.errors(container(0, state="exited")) == []
 
-        assert (known.cpu, known.mem, known.rx, known.tx) == (None, None, None, None)
+        assert known.newest is None
 
     async def test_what_changed_is_marked_for_the_database(self, rig: Rig) -> None:
         """Each container that came, changed or went is written."""

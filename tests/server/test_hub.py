@@ -10,9 +10,9 @@ from server.counters import Counters
 from server.hub import HELD_BYTES, Hub, Subscription, fleet_summary, line_bytes
 from server.outbox import Outbox
 from server.protocol.codec import encode
-from server.protocol.messages import LogLine, Sample
+from server.protocol.messages import LogLine
 from server.registry import Registry
-from tests.support.core import container, hello, make_registry
+from tests.support.core import container, hello, make_registry, show
 from tests.support.sockets import ScriptedSocket
 
 
@@ -62,8 +62,10 @@ def host(registry: Registry, org: str) -> AgentRecord:
 
 def publish(hub: Hub, record: AgentRecord, at: int = 5) -> None:
     """A sample of each container."""
-    known = record.containers.values()
-    hub.publish_samples(record, [(c, Sample(container=c.key, at=at, cpu=1.0)) for c in known])
+    known = list(record.containers.values())
+    for one in known:
+        show(one, at, cpu=1.0)
+    hub.publish_samples(record, known)
 
 
 def lines(*numbers: int) -> list[LogLine]:
@@ -110,7 +112,7 @@ class TestSamples:
         Watcher(hub, "a", "host:h2")
 
         publish(hub, record)
-        hub.publish_lines(record.containers[0], lines(0))
+        hub.publish_lines("a", record.containers[0], lines(0))
         hub.publish_host(record, record.containers.values(), [])
         hub.publish_fleets(registry)
 
@@ -132,7 +134,7 @@ class TestSamples:
         assert other_fleet.got()[0]["fleet"]["containers"] == 1
         key = host(registry, "a").containers[0].key
         intruder = Watcher(hub, "b", f"logs:{key}")
-        hub.publish_lines(host(registry, "a").containers[0], lines(0))
+        hub.publish_lines("a", host(registry, "a").containers[0], lines(0))
         assert intruder.got() == []
 
     async def test_watching_is_counted_per_organisation(self, registry: Registry) -> None:
@@ -164,7 +166,7 @@ class TestLines:
         watcher, other = Watcher(hub, "a", f"logs:{zero.key}"), Watcher(hub, "a", f"logs:{one.key}")
         assert hub.watches_logs(zero)
 
-        hub.publish_lines(zero, lines(0, 1))
+        hub.publish_lines("a", zero, lines(0, 1))
 
         (message,) = watcher.got()
         assert (message["type"], message["topic"]) == ("logs", f"logs:{zero.key}")
@@ -177,14 +179,14 @@ class TestLines:
         watcher, other = (Watcher(hub, "a", f"logs:{known.key}") for _ in range(2))
         watcher.subscription.hold()
 
-        hub.publish_lines(known, lines(0, 1))
-        hub.publish_lines(known, lines(2))
+        hub.publish_lines("a", known, lines(0, 1))
+        hub.publish_lines("a", known, lines(2))
 
         assert watcher.got() == []
         assert len(other.got()) == 2
         released = watcher.subscription.release({(1, 0), (1, 2), (9, 1)})
         assert [line.line for line in released] == [1]
-        hub.publish_lines(known, lines(3))
+        hub.publish_lines("a", known, lines(3))
         assert [line["line"] for line in watcher.got()[0]["lines"]] == [3]
 
     async def test_held_lines_are_bounded(self, registry: Registry) -> None:
@@ -194,9 +196,9 @@ class TestLines:
         subscription.hold()
         one = line_bytes(lines(0)[0])
         fit = HELD_BYTES // one
-        hub.publish_lines(known, lines(*range(fit)))
+        hub.publish_lines("a", known, lines(*range(fit)))
         assert subscription.dropped == 0
-        hub.publish_lines(known, lines(fit, fit + 1))
+        hub.publish_lines("a", known, lines(fit, fit + 1))
 
         assert subscription.dropped == 2
         released = subscription.release(set())
@@ -235,7 +237,7 @@ class TestEvents:
 
         def all_events() -> None:
             publish(hub, record)
-            hub.publish_lines(record.containers[0], lines(0))
+            hub.publish_lines("a", record.containers[0], lines(0))
             hub.publish_host(record, [], [])
             hub.publish_fleets(registry)
 
@@ -251,9 +253,9 @@ class TestEvents:
         """Hosts on- and offline, containers that are there, and the load of those that run on hosts that are there."""
         record = host(registry, "a")
         for ref, (cpu, mem) in enumerate([(1.5, 100), (2.0, 50)]):
-            record.containers[ref].show(5, cpu, mem, None, None)
+            show(record.containers[ref], 5, cpu=cpu, mem=mem)
         away, _ = registry.connect("a", "h2", hello(container(0), container(1, state="exited")), ScriptedSocket())
-        away.record.containers[0].show(5, 50.0, 1000, None, None)
+        show(away.record.containers[0], 5, cpu=50.0, mem=1000)
         registry.leave(away)
         gone, _ = registry.connect("a", "h3", hello(container(0, state="removed")), ScriptedSocket())
         assert gone.record.online

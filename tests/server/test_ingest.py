@@ -7,13 +7,14 @@ import pytest
 from server import ingest as ingest_module
 from server.counters import Counters
 from server.errors import PeerError
-from server.ingest import Budget, Ingest
+from server.ingest import Ingest
 from server.protocol.close_codes import CloseCode
 from server.protocol.codec import BadRow, Decoded
 from server.protocol.error_codes import ErrorCode, RejectReason
 from server.protocol.messages import About, Batch, Log, Metric, Pulse, Rejected
 from server.registry import Registry
 from server.rows import log_line_number, pack_log, pack_metric, row_key
+from server.windows import Budget
 from tests.support.core import (
     OTHER_EPOCH,
     SECOND_US,
@@ -42,7 +43,9 @@ class Rig:
         self.live = RecordingLive()
         self.budget = Budget(budget_bytes)
         self.registry: Registry = make_registry(self.counters)
-        self.ingest: Ingest = make_ingest(self.counters, [self.lane], self.live, budget=self.budget, **limits)
+        self.ingest: Ingest = make_ingest(
+            self.counters, [self.lane], self.live, budget=self.budget, registry=self.registry, **limits
+        )
         self.agent: Peer = connect(self.registry, self.ingest, hello(container(0), container(1)))
 
     def send(self, *metrics: Metric, **fields: Any) -> None:
@@ -255,39 +258,38 @@ class TestBudget:
     async def test_a_full_budget_sends_the_agent_away(self) -> None:
         """Without memory left the batch is refused with 1013 and nothing of it counted; the same one is taken later."""
         rig = Rig(budget_bytes=1000)
-        rig.send(Metric(ref=0, at=NOW - 1))
-        used = rig.budget.used_bytes
+        others = make_quotas().of("others")
+        assert rig.budget.take(others, 1000, 0)
 
         error = rig.refusal()
 
         assert (error.error.code, error.close_code) == (ErrorCode.UNAVAILABLE, CloseCode.TRY_AGAIN_LATER)
-        assert rig.offered() == [1]
-        assert rig.budget.used_bytes == used
-        assert rig.agent.session.progress.received == 1
-        rig.lane.commit()
-        rig.budget.give(rig.agent.session.record.organisation, used)
-        rig.agent = connect(rig.registry, rig.ingest, hello(container(0), connection=2, next_seq=3))
-        rig.send(Metric(ref=0), seq=2)
+        assert rig.offered() == []
+        assert rig.budget.used_bytes == 1000
+        assert rig.agent.session.progress.received == 0
+        rig.budget.give(others, 1000)
+        rig.agent = connect(rig.registry, rig.ingest, hello(container(0), connection=2, next_seq=2))
+        rig.send(Metric(ref=0), seq=1)
         assert rig.keys() == [(0, NOW)]
 
     def test_take_and_give(self) -> None:
         """What fits to the byte is taken; what does not changes nothing."""
         budget, organisation = Budget(10), make_quotas().of("o")
 
-        assert budget.take(organisation, 10)
-        assert not budget.take(organisation, 1)
+        assert budget.take(organisation, 10, 0)
+        assert not budget.take(organisation, 1, 0)
         budget.give(organisation, 4)
-        assert budget.take(organisation, 4)
+        assert budget.take(organisation, 4, 0)
         assert budget.used_bytes == organisation.ingest_bytes == 10
 
     def test_an_organisation_gets_its_share(self) -> None:
         """One organisation fills its share to the byte and no further; another finds the rest."""
         budget, quotas = Budget(10, share=0.6), make_quotas()
 
-        assert budget.take(quotas.of("a"), 6)
-        assert not budget.take(quotas.of("a"), 1)
-        assert budget.take(quotas.of("b"), 4)
-        assert not budget.take(quotas.of("b"), 1)  # its share is free, the budget is not
+        assert budget.take(quotas.of("a"), 6, 0)
+        assert not budget.take(quotas.of("a"), 1, 0)
+        assert budget.take(quotas.of("b"), 4, 0)
+        assert not budget.take(quotas.of("b"), 1, 0)  # its share is free, the budget is not
 
 
 class TestRows:
@@ -465,7 +467,7 @@ class TestLive:
         known = rig.agent.session.record.containers[0]
 
         assert (rig.live.samples, rig.live.lines) == ([], [])
-        assert (known.live_at, known.cpu, known.mem) == (NOW, 1.0, 2)
+        assert (known.live_at, known.newest) == (NOW, Metric(ref=0, cpu=1.0, mem=2))
 
     async def test_the_view_never_goes_back_in_time(self, rig: Rig) -> None:
         """A backlog that drains after newer values is stored and not shown, whether those came in a pulse or not."""

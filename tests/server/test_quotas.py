@@ -10,15 +10,16 @@ import websockets
 
 from server.counters import Counters
 from server.errors import PeerError
-from server.ingest import Budget, Ingest
+from server.ingest import Ingest
 from server.protocol.error_codes import ErrorCode
 from server.protocol.messages import Inventory, Metric
 from server.quotas import Limits, Organisation, Quotas
 from server.registry import Registry
+from server.windows import Budget
 from tests.support import core
 from tests.support.access import sql
 from tests.support.core import OTHER_EPOCH, Peer, RecordingLane, RecordingLive, connect, make_quotas
-from tests.support.server import AgentClient, RunningServer, eventually, running_server
+from tests.support.server import AgentClient, RunningServer, eventually, line, now_us, running_server
 from tests.support.sockets import ScriptedSocket
 
 
@@ -138,7 +139,12 @@ class Rig:
         self.quotas: Quotas = make_quotas(**limits)
         self.registry: Registry = core.make_registry(self.counters, self.quotas)
         self.ingest: Ingest = core.make_ingest(
-            self.counters, [self.lane], RecordingLive(False), budget=Budget(10**9), window_batches=window_batches
+            self.counters,
+            [self.lane],
+            RecordingLive(False),
+            budget=Budget(10**9),
+            registry=self.registry,
+            window_batches=window_batches,
         )
         self.now = 1000.0
         self.quotas.tick(self.now)
@@ -423,8 +429,8 @@ class TestConnections:
             server.agent() as one,
             server.agent(org="org-b") as other,
         ):
-            for seq in range(1, 30):
-                await one.batch(seq)
+            text = "x" * int(2**20 * 0.01)
+            await one.batch(1, logs=[line(text, now_us())])
             code, _ = await one.closed()
             await other.batch(1)
             await eventually(lambda: server.service.quotas.of("org-b").ingest_bytes > 0, "taken")

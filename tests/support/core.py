@@ -6,12 +6,14 @@ from typing import Any
 
 from server.agents import AgentRecord, Session, TrackedContainer, now_us
 from server.counters import Counters
-from server.ingest import Budget, Ingest, LaneSink, LiveSink, PendingBatch
+from server.hub import sample_of
+from server.ingest import Ingest, LaneSink, LiveSink, PendingBatch
 from server.log_bounds import LogBounds
 from server.protocol.codec import BadRow, Decoded, encode
-from server.protocol.messages import Batch, Container, Hello, Log, LogLine, Metric, Sample
+from server.protocol.messages import Batch, Container, Hello, Log, LogLine, Metric, Sample, Window
 from server.quotas import Limits, Quotas
 from server.registry import Registry
+from server.windows import Budget, Windows
 from tests.support.sockets import ScriptedSocket
 
 SECOND_US = 1_000_000
@@ -52,14 +54,28 @@ def make_registry(counters: Counters | None = None, quotas: Quotas | None = None
 
 
 def make_ingest(
-    counters: Counters, lanes: Sequence[LaneSink], live: LiveSink, *, budget: Budget | None = None, **limits: Any
+    counters: Counters,
+    lanes: Sequence[LaneSink],
+    live: LiveSink,
+    *,
+    budget: Budget | None = None,
+    registry: Registry | None = None,
+    window_batches: int = 64,
+    window_bytes: int = 1_000_000,
+    log_text_bytes: int = 16_384,
 ) -> Ingest:
     """Ingest as a day of retention and a minute of future want it."""
-    defaults: dict[str, Any] = {
-        "window_batches": 64, "window_bytes": 1_000_000, "accept_past_seconds": 86_340, "future_seconds": 60,
-        "log_text_bytes": 16_384,
-    }  # fmt: skip
-    return Ingest(counters, budget or Budget(256 * 1024 * 1024), lanes, live, LogBounds(2**40), **defaults | limits)
+    budget = budget or Budget(256 * 1024 * 1024)
+    windows = Windows(budget, registry or make_registry(), Window(batches=window_batches, bytes=window_bytes))
+    return Ingest(
+        counters, budget, windows, lanes, live, LogBounds(2**40), accept_past_seconds=86_340, future_seconds=60,
+        log_text_bytes=log_text_bytes,
+    )  # fmt: skip
+
+
+def show(known: TrackedContainer, at: int, **values: Any) -> None:
+    """Let a container have newest values, as if a batch had brought them."""
+    known.live_at, known.newest = at, Metric(ref=known.info.ref, **values)
 
 
 def send(ingest: Ingest, session: Session, batch: Batch, bad_rows: tuple[BadRow, ...] = ()) -> int:
@@ -97,11 +113,11 @@ class RecordingLive:
     samples: list[Sample] = field(default_factory=list)
     lines: list[tuple[str, LogLine]] = field(default_factory=list)
 
-    def publish_samples(self, record: AgentRecord, samples: list[tuple[TrackedContainer, Sample]]) -> None:
+    def publish_samples(self, record: AgentRecord, containers: list[TrackedContainer]) -> None:
         """Keep the samples."""
-        self.samples += [sample for _, sample in samples]
+        self.samples += map(sample_of, containers)
 
-    def publish_lines(self, container: TrackedContainer, lines: list[LogLine]) -> None:
+    def publish_lines(self, org: str, container: TrackedContainer, lines: list[LogLine]) -> None:
         """Keep the lines."""
         self.lines += [(container.info.name, line) for line in lines]
 
@@ -136,5 +152,6 @@ def connect(registry: Registry, ingest: Ingest, greeting: Hello, *, org: str = "
     """Let an agent connect; its next batch is the first one never sent."""
     socket = ScriptedSocket()
     session, errors = registry.connect(org, host, greeting, socket)
+    ingest.windows.open(session)
     assert not errors
     return Peer(ingest, session, socket, greeting.next_seq - 1)

@@ -12,9 +12,10 @@ from server.db.storage.base import LogRow, MetricRow
 from server.db.storage.plain import PlainStorage
 from server.db.writer import Lane
 from server.hub import Hub
-from server.ingest import Budget, Ingest
+from server.ingest import Ingest
 from server.protocol.messages import Container, Hello
 from server.registry import Registry
+from server.windows import Budget
 from tests.support import core
 
 Step = Callable[[], Awaitable[None]]

@@ -315,7 +315,7 @@ class TestRevocation:
     async def test_an_agent_that_has_not_said_hello_is_closed_too(self, server: RunningServer) -> None:
         """A socket that was admitted before the revocation and waits before its hello does not slip through."""
         async with server.agent(), server.agent(greet=False, host="host-1") as silent:
-            await eventually(lambda: len(server.service.agents._sockets) == 2, "both sockets open")
+            await eventually(lambda: len(server.service.agents._connections) == 2, "both sockets open")
             await admin(server, "POST", "/api/hosts/host-1/revoke", {"reason": "x"})
             assert (await silent.closed())[0] == 4503
 
