@@ -101,12 +101,11 @@ class Windows:
         used = max(budget.used_bytes / budget.limit_bytes, organisation.ingest_bytes / max(1, budget.share_bytes))
         memory *= min(1.0, max(0.0, (FULL - used) / (FULL - EASY)))
         batches = memory * self._batches / self._bytes
+        size = memory * self._frame_bytes / self._bytes
+        most = self._most
         return Window(
-            batches=max(1, min(self._most.batches, int(batches))),
-            bytes=max(
-                min(LEAST_BYTES, self._most.bytes),
-                min(self._most.bytes, int(batches * self._frame_bytes / self._batches)),
-            ),
+            batches=max(1, min(most.batches, int(batches))),
+            bytes=max(min(LEAST_BYTES, most.bytes), min(most.bytes, int(size))),
         )
 
     def open(self, session: Session) -> None:
