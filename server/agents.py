@@ -4,7 +4,6 @@ A `Progress` belongs to one epoch of one agent and outlives its sockets: what ar
 still committed, and the acknowledgement goes to whichever connection the agent has then.
 """
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -210,7 +209,7 @@ class AgentRecord:
         """When its last frame came, in Unix microseconds."""
         if self.session is None:
             return self.last_seen_us
-        return now_us() - int((asyncio.get_running_loop().time() - self.session.last_frame) * 1e6)
+        return now_us() - int((time.monotonic() - self.session.last_frame) * 1e6)
 
     def status(self) -> HostStatus:
         """As the API shows it."""
@@ -263,7 +262,7 @@ class Session:
     """Batches below may have been stored before: they are merged."""
     machine_id: str
     last_frame: float
-    """Monotonic seconds."""
+    """Monotonic seconds, the loop's time."""
     bad_frames: list[float] = field(default_factory=list)
     window: Window = NO_WINDOW
     """What the agent was told it may have on its way."""

@@ -85,7 +85,8 @@ class Windows:
         self._budget = budget
         self._agents = agents
         self._most = most
-        self._turn = 0
+        self._round: list[list[Session]] = []
+        """Whom the next ticks look at."""
         self._seen = (0, 0, 0)
         self._batches = float(_FIRST_BATCHES)
         """Batches of late, and below what they took."""
@@ -127,11 +128,13 @@ class Windows:
     def tick(self) -> None:
         """Ten times a second: learn what batches cost, and tell a tenth of the agents if their window is another."""
         self._learn()
-        self._turn = (self._turn + 1) % _TURNS
+        if not self._round:
+            sessions = list(self._agents.sessions())
+            self._round = [sessions[turn::_TURNS] for turn in range(_TURNS)]
         grants: dict[Organisation, Window] = {}
-        for number, session in enumerate(self._agents.sessions()):
-            if number % _TURNS != self._turn:
-                continue
+        for session in self._round.pop():
+            if session.record.session is not session:
+                continue  # it ended since the round began
             organisation = session.record.organisation
             if (window := grants.get(organisation)) is None:
                 window = grants[organisation] = self.grant(organisation)

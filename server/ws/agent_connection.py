@@ -101,7 +101,8 @@ class AgentConnection:
             if session is None:
                 self._hello(data)
             elif session.record.session is session:  # else it was taken over: what still arrives is not heard
-                session.last_frame = asyncio.get_running_loop().time()
+                # Not asyncio.get_running_loop(): that is a system call a message, for the process id.
+                session.last_frame = self._socket.loop.time()
                 self._core.counters.frames_received += 1
                 self._take(session, data)
         except PeerError as error:
