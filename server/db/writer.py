@@ -9,6 +9,7 @@ What can fail, and what follows:
 - the database is away, too busy or full: back-off and again; nothing is acknowledged, nobody is closed;
 - the outcome of a COMMIT is unknown: the same rows again, merged instead of copied;
 - a row is a duplicate after all: the flush is merged, the agent's rows are merged from then on;
+- a partition is missing: the strategy makes it, and the same rows go again; it is no fault of the row;
 - Postgres refuses a row: halve until it stands alone, reject it by name, store the rest.
 """
 
@@ -166,7 +167,7 @@ class Lane:
 
     async def _store(self, batches: list[PendingBatch]) -> None:
         """Until it is committed."""
-        merge_all = False
+        merge_all = made_room = False
         attempt = 0
         started = asyncio.get_running_loop().time()
         while True:
@@ -175,7 +176,13 @@ class Lane:
             except _ROW_FAULTS as error:
                 reason = error.sqlstate
                 _suspect(error, batches)
-                if not merge_all:
+                if _lacks_partition(error):
+                    reason = "missing_partition"
+                    if not made_room and await self._made_room(batches):
+                        made_room = True
+                        self._count_retry(reason)
+                        continue
+                elif not merge_all:
                     # One of these rows is at fault: the merge finds which, right now, on the same connection.
                     merge_all = True
                     if await self._rolled_back():
@@ -265,6 +272,8 @@ class Lane:
         try:
             stored, conflicts = await _merge_rows(connection, rows)
         except _ROW_FAULTS as error:
+            if _lacks_partition(error):
+                raise
             await connection.execute("ROLLBACK TO SAVEPOINT merging")
             if len(rows.rows) == 1:
                 rejected.append(_reject(rows, 0, RejectReason.UNSTORABLE, f"{error.sqlstate}: {error}"))
@@ -306,6 +315,18 @@ class Lane:
                 )
         return self._connection
 
+    async def _made_room(self, batches: list[PendingBatch]) -> bool:
+        """Let the strategy make what these rows lack; False: it could not, so they wait."""
+        if not await self._rolled_back():
+            return False
+        times = [row_key(row)[1] for batch in batches for row in (*batch.metric_rows, *batch.log_rows)]
+        try:
+            await self._storage.make_room(await self._connected(), min(times), max(times))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            _log.warning("no partition could be made", extra={"lane": self.index, "error": str(error)})
+            return False
+        return True
+
     async def _rolled_back(self) -> bool:
         """End the failed transaction; False: the connection is gone too."""
         if self._connection is None:
@@ -344,6 +365,11 @@ async def _merge_rows(connection: asyncpg.Connection, rows: _Rows) -> tuple[int,
         f" JOIN {target.table} t USING ({key}) WHERE ({ours}) IS DISTINCT FROM ({theirs}) ORDER BY i.ord"
     )
     return int(status.rsplit(" ", 1)[1]), [record["index"] for record in conflicts]
+
+
+def _lacks_partition(error: asyncpg.PostgresError) -> bool:
+    """Whether there is no place for a row: Postgres calls it a violated check, without the name of one."""
+    return isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None
 
 
 def _suspect(error: asyncpg.PostgresError, batches: list[PendingBatch]) -> None:

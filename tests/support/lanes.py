@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from server.counters import Counters
-from server.db.storage.base import LogRow, MetricRow
+from server.db.storage.base import LogRow, MetricRow, Storage
 from server.db.storage.plain import PlainStorage
 from server.db.writer import Lane
 from server.hub import Hub
@@ -78,6 +78,7 @@ async def rig(
     *,
     flush_seconds: float = 0.01,
     connection_class: type[asyncpg.Connection] = asyncpg.Connection,
+    storage: Storage | None = None,
 ) -> AsyncIterator[Rig]:
     """A rig over a migrated database; its lane ends with the context."""
     counters, budget, cuts = Counters(), Budget(64 * 1024 * 1024), Cuts()
@@ -88,8 +89,9 @@ async def rig(
         )
 
     lane = Lane(
-        0, connect, PlainStorage(), counters, budget, flush_seconds=flush_seconds, flush_bytes=1024 * 1024, seam=cuts
-    )
+        0, connect, storage or PlainStorage(), counters, budget, flush_seconds=flush_seconds, flush_bytes=1024 * 1024,
+        seam=cuts,
+    )  # fmt: skip
     registry = core.make_registry(counters)
     ingest = core.make_ingest(counters, [lane], Hub(), budget=budget)
     task = asyncio.create_task(lane.run())

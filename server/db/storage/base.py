@@ -96,6 +96,12 @@ class Storage(Protocol):
     async def create(self, connection: asyncpg.Connection) -> None:
         """Create what is missing. Safe to call at each start."""
 
+    async def make_room(self, connection: asyncpg.Connection, since: int, until: int) -> None:
+        """Create what rows with since <= at <= until (Unix microseconds) need beside the tables: partitions.
+
+        A lane calls it when Postgres has no place for a row, and then stores the same rows again.
+        """
+
     async def prune(self, connection: asyncpg.Connection, before: int) -> Pruned:
         """Remove samples and lines older than `before` (Unix microseconds), in bounded steps."""
 

@@ -8,10 +8,38 @@ import asyncpg
 import pytest
 
 from server.agents import now_us
+from server.db.storage.plain import PlainStorage
+from server.db.storage.times import to_datetime
 from server.protocol.messages import Log, Metric, Rejected
 from tests.support.core import EPOCH, SECOND_US, Peer, container, hello
 from tests.support.lanes import Hold, Rig, backends, logs, metrics, rig, terminate
 from tests.support.sockets import DEADLINE_SECONDS, eventually
+
+
+class Partitioned(PlainStorage):
+    """Samples by ranges of time, none of which is there before it is asked for."""
+
+    fails = 0
+
+    async def create(self, connection: asyncpg.Connection) -> None:
+        """The table without a place for any row."""
+        await connection.execute("""
+            DROP TABLE container_metric;
+            CREATE TABLE container_metric (
+                container_id bigint NOT NULL, timestamp timestamptz NOT NULL, cpu_percent real, memory_bytes bigint,
+                network_rx_bytes bigint, network_tx_bytes bigint, PRIMARY KEY (container_id, timestamp)
+            ) PARTITION BY RANGE (timestamp);
+        """)
+
+    async def make_room(self, connection: asyncpg.Connection, since: int, until: int) -> None:
+        """One range for all of it, after some failures."""
+        if self.fails:
+            self.fails -= 1
+            raise asyncpg.LockNotAvailableError("scripted")
+        low, high = to_datetime(since), to_datetime(until + 1)
+        await connection.execute(
+            f"CREATE TABLE made PARTITION OF container_metric FOR VALUES FROM ('{low}') TO ('{high}')"
+        )
 
 
 @pytest.fixture
@@ -237,6 +265,65 @@ class TestCuts:
 
         assert lane.lane.failing_since is None
         assert [row.mem for row in await metrics(connection)] == [1, 2, 3]
+
+    @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "53100", "57014", "55P03"])
+    async def test_a_moment_of_the_database_is_waited_out(
+        self, lane: Rig, connection: asyncpg.Connection, sqlstate: str
+    ) -> None:
+        """Serialization failure, deadlock, full disk, cancelled statement, lock timeout: the same rows go again."""
+        await connection.execute(f"""
+            CREATE SEQUENCE troubles;
+            CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF nextval('troubles') <= 2 THEN RAISE EXCEPTION 'trouble' USING ERRCODE = '{sqlstate}'; END IF;
+                RETURN NULL;
+            END $$;
+            CREATE TRIGGER trouble BEFORE INSERT ON container_metric EXECUTE FUNCTION trouble();
+        """)
+        agent = lane.agent()
+        agent.batch(Metric(ref=0, mem=1), logs=(Log(ref=0, at=now_us(), line=0, stream="stdout", text="x"),))
+
+        ack = await agent.socket.acked(1)
+
+        assert lane.counters.flush_retries[sqlstate] == 2
+        assert (ack.rejected, agent.socket.closed) == ((), None)
+        assert [row.mem for row in await metrics(connection)] == [1]
+        assert len(await logs(connection)) == 1
+        assert lane.lane.failing_since is None
+
+    @pytest.mark.parametrize("replay", [False, True])
+    async def test_a_missing_partition_is_made(
+        self, database: str, connection: asyncpg.Connection, replay: bool
+    ) -> None:
+        """A row without a partition is not at fault: the strategy makes one, and copied and merged rows alike are stored."""
+        storage = Partitioned()
+        await storage.create(connection)
+        async with rig(database, storage=storage) as lane:
+            agent = lane.agent(greeting=hello(container(), connection=2, next_seq=2 if replay else 1))
+            agent.batch(Metric(ref=0, mem=1), seq=1)
+
+            ack = await agent.socket.acked(1)
+
+            assert ack.rejected == ()
+            assert lane.counters.flush_retries == {"missing_partition": 1}
+            assert [row.mem for row in await metrics(connection)] == [1]
+
+    async def test_a_partition_that_cannot_be_made_is_waited_for(
+        self, database: str, connection: asyncpg.Connection
+    ) -> None:
+        """Rows wait, unacknowledged and not rejected, until there is a place for them."""
+        storage = Partitioned()
+        storage.fails = 2
+        await storage.create(connection)
+        async with rig(database, storage=storage) as lane:
+            agent = lane.agent()
+            agent.batch(Metric(ref=0, mem=1))
+
+            ack = await agent.socket.acked(1)
+
+            assert ack.rejected == ()
+            assert lane.counters.flush_retries == {"missing_partition": 3}
+            assert [row.mem for row in await metrics(connection)] == [1]
 
     async def test_a_connection_that_cannot_be_prepared_is_closed(
         self, lane: Rig, connection: asyncpg.Connection
