@@ -378,6 +378,20 @@ class TestRequests:
             go.set()
             await good.until("result_ack", lambda m: m["action_id"] == action_id)
 
+    async def test_the_same_key_of_another(self, server: RunningServer) -> None:
+        """A key is its user's: another user, and one of the same name elsewhere, gets an action of its own."""
+        theirs = str(container_id("org-b", "host-1", docker_id(0)))
+        async with server.agent(**HELLO), server.agent(org="org-b", **HELLO):
+            first = await ask(server, Idempotency_Key="k")
+            colleague = await server.call(
+                "POST", f"/api/containers/{CONTAINER}/actions", server.user_token(role="operator", subject="colleague"),
+                json={"kind": "restart", "reason": "because"}, Idempotency_Key="k",
+            )  # fmt: skip
+            elsewhere = await ask(server, target=theirs, org="org-b", Idempotency_Key="k")
+        answers = (first, colleague, elsewhere)
+        assert [answer.status_code for answer in answers] == [202, 202, 202]
+        assert len({answer.json()["action_id"] for answer in answers}) == 3
+
     async def test_the_same_key_at_once(self, server: RunningServer) -> None:
         """Row 41: of many that ask at the same moment one makes the action."""
         async with server.agent(**HELLO):
