@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import asyncpg
 
-from server.actions import ActionRecord, ActionRequest, Decision, Denial, Result, Taken, denial
+from server.action_policy import denial
+from server.action_records import ActionRecord, ActionRequest, Admitted, Decision, Denial, Result, Taken
 from server.auth.principal import Role, User
 from server.db import access, audit
 from server.db.pool import Database
@@ -27,7 +28,7 @@ _AUDIT_FOLLOWS = """
 
 
 class ActionTable:
-    """`server.actions.ActionStore` over the pool."""
+    """`server.action_records.ActionStore` over the pool."""
 
     def __init__(self, database: Database, *, max_open: int) -> None:
         self._database = database
@@ -50,7 +51,7 @@ class ActionTable:
                     request.idempotency_key,
                 )
                 if row is not None and row["request_digest"] == digest:
-                    return Decision(_record(row), replayed=True)
+                    return Admitted(_record(row), replayed=True)
                 if row is not None:
                     message = "this Idempotency-Key was used for another request"
                     return await self._deny(connection, user, request, Denial("idempotency_conflict", message))
@@ -80,7 +81,7 @@ class ActionTable:
                 digest,
             )
             await self._audit(connection, user, request, "pending", "", request.action_id)
-            return Decision(_record(row))
+            return Admitted(_record(row))
 
     async def mark_sent(
         self, action_ids: Sequence[str], now: int
@@ -272,9 +273,9 @@ class ActionTable:
 
     async def _deny(
         self, connection: asyncpg.Connection, user: User, request: ActionRequest, refusal: Denial
-    ) -> Decision:
+    ) -> Denial:
         await self._audit(connection, user, request, audit.DENIED, f"{refusal.code}: {refusal.message}", None)
-        return Decision(None, refusal)
+        return refusal
 
     async def _audit(
         self,

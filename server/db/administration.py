@@ -13,7 +13,7 @@ from server.db import audit
 from server.db.access import Access, is_revoked
 from server.db.history import History
 from server.db.pool import Database
-from server.db.storage.plain import to_micros
+from server.db.storage.times import to_micros
 from server.errors import DatabaseDownError, DeniedError
 from server.reads import StoredContainer
 from server.registry import Registry

@@ -14,7 +14,7 @@ from server.auth.tokens import Tokens
 from server.db.access import Access, is_agent_revoked
 from server.db.administration import REVOKE, Attempt, admitted, lock_host, transaction
 from server.db.pool import Database
-from server.db.storage.plain import to_micros
+from server.db.storage.times import to_micros
 from server.registry import NO_EPOCH, Registry
 
 _NEVER_SEEN = """

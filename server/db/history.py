@@ -9,7 +9,7 @@ import asyncpg
 
 from server.db.pool import ReadPool
 from server.db.storage.base import LogRow, Storage
-from server.db.storage.plain import to_micros
+from server.db.storage.times import to_micros
 from server.errors import DatabaseDownError
 from server.protocol.messages import ContainerState, LogLine, LogStream
 from server.reads import Chart, ContainerFilter, ContainerPlace, LogFilter, LogPage, LogPlace, StoredContainer

@@ -1,15 +1,17 @@
 """`/api/containers/{id}/actions` and `/api/actions`: start, stop, restart, and how they ended."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from server.actions import ActionRecord, Actions
+from server.action_records import ActionRecord, Denial
+from server.actions import Actions
 from server.auth.principal import User
 from server.http.problems import PROBLEM_RESPONSES, CurrentUser, Refused
 from server.http.values import ContainerId, NextPage
+from server.protocol.messages import ActionKind, ActionState
 
 _STATUS = {
     "forbidden": 403, "protected": 403, "revoked": 403, "container_gone": 409, "idempotency_conflict": 409,
@@ -24,7 +26,7 @@ class ActionBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Annotated[Literal["start", "stop", "restart"], Field(examples=["restart"])]
+    kind: Annotated[ActionKind, Field(examples=["restart"])]
     reason: Annotated[
         str, Field(min_length=1, max_length=500, description="For the audit log.", examples=["deploy 2026.11.3"])
     ]
@@ -49,8 +51,8 @@ class ActionView(BaseModel):
     action_id: Annotated[str, Field(examples=["5f0c9a52-6f0e-4c1e-9a39-0d3f5a9f7b11"])]
     container: Annotated[str, Field(examples=["4611686018427387904"])]
     host: Annotated[str, Field(examples=["host-1"])]
-    kind: Literal["start", "stop", "restart"]
-    state: Literal["pending", "sent", "succeeded", "failed", "expired", "unknown"]
+    kind: ActionKind
+    state: ActionState
     reason: str
     requested_by: str
     requested_at: int
@@ -79,7 +81,7 @@ class ActionReads(Protocol):
         *,
         container_id: int | None,
         host: str | None,
-        state: Literal["pending", "sent", "succeeded", "failed", "expired", "unknown"] | None,
+        state: ActionState | None,
         before: tuple[int, str] | None,
         limit: int,
     ) -> Sequence[ActionRecord]:
@@ -122,10 +124,8 @@ def router(actions: Actions, reads: ActionReads, current_user: CurrentUser) -> A
         )  # fmt: skip
         if decision is None:
             raise Refused(404, "not_found", f"container {container_id}: there is none in your organisation")
-        if decision.denial is not None or decision.action is None:
-            denial = decision.denial
-            assert denial is not None  # noqa: S101 - a decision is one or the other
-            raise Refused(_STATUS[denial.code], denial.code, denial.message)
+        if isinstance(decision, Denial):
+            raise Refused(_STATUS[decision.code], decision.code, decision.message)
         action = decision.action
         if wait_seconds and action.is_open:
             await actions.wait(action, wait_seconds)
@@ -148,9 +148,7 @@ def router(actions: Actions, reads: ActionReads, current_user: CurrentUser) -> A
         user: Annotated[User, Depends(current_user)],
         container: Annotated[ContainerId | None, Query(description="Only of this container.")] = None,
         host: Annotated[str | None, Query(max_length=128, description="Only of this host.")] = None,
-        state: Annotated[
-            Literal["pending", "sent", "succeeded", "failed", "expired", "unknown"] | None, Query()
-        ] = None,
+        state: Annotated[ActionState | None, Query()] = None,
         after: Annotated[
             str | None, Query(pattern=r"^[0-9]{1,17}\.[0-9a-f-]{1,64}$", description="The `next` of the page before")
         ] = None,

@@ -211,6 +211,53 @@ async def test_another_subprotocol_is_refused() -> None:
             await dial(url)
 
 
+async def test_leaving_waits_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says close, passes over what was on its way, takes the server's answer, and frees the socket; once."""
+    steps: list[str] = []
+    answers = [None, None, LiveClosedError(1000, "")]
+
+    def recv_frame() -> None:
+        answer = answers.pop(0)
+        steps.append("frame" if answer is None else "answer")
+        if answer is not None:
+            raise answer
+
+    socket = ws_client._BoundedWebSocket()
+    socket.connected = True
+
+    def shutdown() -> None:
+        socket.connected = False
+        steps.append("shutdown")
+
+    monkeypatch.setattr(socket, "send_close", lambda code: steps.append(f"close {code}"))
+    monkeypatch.setattr(socket, "recv_frame", recv_frame)
+    monkeypatch.setattr(socket, "shutdown", shutdown)
+
+    socket.leave(1001)
+    socket.leave(1001)
+
+    assert steps == ["close 1001", "frame", "frame", "answer", "shutdown", "shutdown"]
+
+
+async def test_leaving_a_server_that_does_not_read_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that never answers the close does not keep who leaves: `CLOSE_SECONDS` bounds the wait."""
+    monkeypatch.setattr(ws_client, "CLOSE_SECONDS", 0.1)
+
+    async def deaf(connection: ServerConnection) -> None:
+        connection.transport.pause_reading()
+        await gone.wait()
+        connection.transport.abort()
+
+    gone = asyncio.Event()
+    async with serve(deaf) as url:
+        socket = await asyncio.to_thread(LiveSocket, url, "t", timeout_seconds=60.0)
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.to_thread(socket.close)
+        finally:
+            gone.set()
+
+
 async def test_what_ends_a_user_passes_through_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exit that Locust throws into a user's greenlet is not swallowed while it says goodbye, and the socket is freed."""
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from server import actions as actions_module
+from server.action_records import Denial
 from server.actions import Actions
 from server.agents import Session
 from server.auth.principal import User
@@ -128,17 +129,16 @@ class Life:
                 USER, found, kind=kind, reason="r", life_seconds=LIFE_SECONDS, idempotency_key=key
             )
             assert decision is not None
-            if decision.action is not None:
-                assert decision.replayed == (decision.action.action_id in self.asked)
-                assert decision.action.kind == kind
-                self.asked[decision.action.action_id] = key
-                if key is not None:
-                    assert self.kinds.setdefault(key, kind) == kind
-            else:
-                assert decision.denial is not None
-                assert decision.denial.code == "idempotency_conflict"
+            if isinstance(decision, Denial):
+                assert decision.code == "idempotency_conflict"
                 assert key is not None
                 assert self.kinds[key] != kind
+                return
+            assert decision.replayed == (decision.action.action_id in self.asked)
+            assert decision.action.kind == kind
+            self.asked[decision.action.action_id] = key
+            if key is not None:
+                assert self.kinds.setdefault(key, kind) == kind
 
         self.step(ask)
 
@@ -146,8 +146,7 @@ class Life:
         """The server's task that goes down."""
 
         async def work() -> None:
-            for key in list(self.actions._pending):
-                self.actions._make_due(key)
+            self.actions._pending.make_all_due()
             await self.actions.send_due()
 
         self.step(work)
@@ -265,6 +264,14 @@ class Life:
                 assert state in {self.executed[action_id], "unknown"}
             else:
                 assert state in {"expired", "unknown"}
+        self.nothing_is_left()
+
+    def nothing_is_left(self) -> None:
+        """What ended holds no memory but its place in the live topic's snapshot."""
+        assert self.actions._pending._waiting == {}
+        assert self.actions._results._results == {}
+        assert self.actions._results._of_org == {}
+        assert self.actions._watch._waiters == {}
 
 
 STEPS: list[tuple[str, tuple[Any, ...]]] = [

@@ -303,6 +303,17 @@ class TestAcks:
         assert ack.rejected == (new, *old[:19])
         assert ack.rejected_more == {}
 
+    async def test_what_is_told_again_is_named_once(self, rig: Rig) -> None:
+        """A connection that breaks before its first ack adds no repetition to the ones after it."""
+        progress = rig.connect(hello()).progress
+        progress.committed(1, 1, 10, [rejected(0)])
+        progress.take_ack()
+
+        rig.connect(hello(connection=2))
+        rig.connect(hello(connection=3))
+
+        assert progress.take_ack().rejected == (rejected(0),)
+
     async def test_without_a_connection_rejections_wait(self, rig: Rig) -> None:
         """What was rejected while the agent was away is told with the first ack afterwards."""
         session = rig.connect(hello())

@@ -57,6 +57,38 @@ class TestReads:
         assert {answer.status_code for answer in answers} <= {200, 503}
         assert any(answer.status_code == 200 for answer in answers)
 
+    async def test_commands_have_connections_that_no_read_takes(self, database: str) -> None:
+        """While the reads of two organisations hold every connection that reads have, a command goes its way."""
+        containers = {org: str(container_id(org, "host-1", docker_id(0))) for org in ("org-a", "org-b")}
+        async with (
+            running_server(database, pool_size=2, read_pool_size=4) as server,
+            server.agent() as agent, server.agent(org="org-b"),
+        ):  # fmt: skip
+            await server.service.directory.write()
+            connection = await asyncpg.connect(database)
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE container_metric")
+                readers = [
+                    asyncio.create_task(server.get(f"/api/containers/{key}/metrics?range=15m", server.user_token(org)))
+                    for org, key in containers.items() for _ in range(2)
+                ]  # fmt: skip
+
+                async def all_wait() -> bool:
+                    waiting = (
+                        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'container_metric'::regclass"
+                    )
+                    return bool(await connection.fetchval(waiting) >= 2)
+
+                await eventually(all_wait, "the readers wait")
+                acted = await server.call(
+                    "POST", f"/api/containers/{containers['org-a']}/actions", server.user_token(role="operator"),
+                    json={"kind": "start", "reason": "test"},
+                )  # fmt: skip
+                assert acted.status_code == 202
+                await agent.until("action")
+            await connection.close()
+            assert {answer.status_code for answer in await asyncio.gather(*readers)} == {200}
+
     async def test_the_turns_of_an_organisation(self, server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
         """At most so many at once, others wait or are told; what is free again leaves nothing behind."""
         monkeypatch.setattr("server.db.pool.ACQUIRE_TIMEOUT_SECONDS", 0.2)

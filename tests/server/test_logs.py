@@ -63,6 +63,7 @@ def written() -> Iterator[Written]:
             '127.0.0.1:1 - "WebSocket /ws/live?ticket=[redacted]&x=1" [accepted]',
         ),
         (f"/ws/live?token={JWT}", "/ws/live?token=[redacted]"),
+        (f"/ws/live?token={TICKET}", "/ws/live?token=[redacted]"),
         (f"Authorization: Bearer {TICKET}", "Authorization: Bearer [redacted]"),
         (f"authorization: bearer {JWT}, next", "authorization: bearer [redacted], next"),
         (f"Authorization: Basic {TICKET}", "Authorization: Basic [redacted]"),
@@ -101,6 +102,19 @@ def test_no_way_into_a_record_leads_a_secret_out(written: Written) -> None:
     assert JWT not in text
     assert JWT.rsplit(".", 1)[1] not in text
     assert "ValueError" in records[4]["exception"]
+
+
+@pytest.mark.parametrize(
+    "name", ["ticket", "token", "authorization", "jwt_secret", "secret", "password", "database_url", "Password"]
+)
+def test_a_field_named_like_a_secret_holds_none(written: Written, name: str) -> None:
+    """Its value goes whatever it looks like, at the top and within another; the field stays."""
+    logging.getLogger("seatrial.test").info("field", extra={name: "plain words", "nested": [{name: {"deep": "plain"}}]})
+
+    (record,) = written.records
+
+    assert record[name] == "[redacted]"
+    assert record["nested"] == [{name: "[redacted]"}]
 
 
 def test_a_record_is_one_line_whatever_is_in_it(written: Written) -> None:

@@ -297,3 +297,4 @@ async def test_discarded_metrics_are_not_sent_behind_a_newer_snapshot() -> None:
 
     assert rig.take() == [b"first", b"other", b"snapshot", b"new"]
     assert rig.outbox.waiting_bytes == 0
+    assert rig.counters.live_metrics_conflated == 1

@@ -23,8 +23,6 @@ from server.db.storage.times import to_datetime, to_micros
 from server.reads import ChartBucket
 from server.rows import LOG_COLUMNS, METRIC_COLUMNS
 
-__all__ = ["PlainStorage", "to_datetime", "to_micros"]
-
 _PRUNE_ROWS = 50_000
 """Rows per DELETE: well within a statement's deadline, however much there is to remove."""
 _PRUNE_CONTAINERS = 200

@@ -5,6 +5,7 @@ import uuid
 import asyncpg
 import pytest
 
+from server.protocol.identity import container_id
 from tests.support.server import RunningServer, container, docker_id, running_server
 
 
@@ -30,6 +31,38 @@ async def test_what_went_while_the_server_was_down_is_removed(database: str) -> 
 
     rows = await fetch(database, "SELECT docker_id, removed_at IS NULL FROM container ORDER BY docker_id")
     assert rows == [(docker_id(0), False), (docker_id(1), True)]
+
+
+async def test_a_restart_knows_what_was_acknowledged(database: str) -> None:
+    """The welcome of the next process names the progress of the agent's epoch, without a look-up; of another epoch, none."""
+    epoch = str(uuid.uuid4())
+    async with running_server(database) as server, server.agent(epoch=epoch) as agent:
+        await agent.batch(1)
+        await agent.batch(2)
+        await agent.acked(2)
+    async with running_server(database) as server:
+        async with server.agent(epoch=epoch, connection=2, next_seq=3) as agent:
+            assert agent.welcome["acked_seq"] == 2
+        async with server.agent() as agent:
+            assert agent.welcome["acked_seq"] == 0
+
+
+async def test_a_key_that_another_container_has_is_left_to_it(server: RunningServer, database: str) -> None:
+    """Two containers of one key: the row stays the first one's, the collision is counted, those beside it are written."""
+    key = container_id("org-a", "host-1", docker_id(0))
+    connection = await asyncpg.connect(database)
+    await connection.execute(
+        "INSERT INTO container (container_id, org, host, docker_id, name, series, image, state, labels, protected)"
+        " VALUES ($1, 'org-b', 'theirs', $2, 'theirs', 'theirs', 'i', 'running', '{}', false)",
+        key, docker_id(9),
+    )  # fmt: skip
+    await connection.close()
+    async with server.agent(containers=[container(0), container(1)]):
+        assert await server.service.directory.write()
+
+    rows = await fetch(database, "SELECT org, name FROM container ORDER BY org")
+    assert rows == [("org-a", "web-1"), ("org-b", "theirs")]
+    assert server.service.counters.container_collisions == 1
 
 
 async def test_a_refused_record_keeps_no_other_from_being_written(

@@ -8,6 +8,7 @@ import pytest
 
 from server.auth.principal import MAX_LIFE_SECONDS, User
 from server.db import retention
+from server.errors import DatabaseDownError
 from server.protocol.identity import container_id
 from tests.support.server import RunningServer, container, eventually, line, now_us, running_server
 
@@ -217,6 +218,35 @@ class TestFixedTables:
 
         assert await count(database, "SELECT (SELECT count(*) FROM audit) + (SELECT count(*) FROM host)") == 0
         await fill(database, "ALTER TABLE away RENAME TO action", ())
+
+    async def test_a_failed_pruning_is_followed_by_the_next(
+        self, server: RunningServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Whatever the database does to one pruning, the next comes in its time."""
+        pruner = server.service.retention
+        faults = [
+            DatabaseDownError("away"),
+            asyncpg.DeadlockDetectedError("deadlock"),
+            OSError("reset"),
+            TimeoutError("late"),
+        ]
+        reached = asyncio.Event()
+
+        async def prune() -> None:
+            if faults:
+                raise faults.pop(0)
+            reached.set()
+
+        monkeypatch.setattr(pruner, "prune", prune)
+        monkeypatch.setattr(pruner, "_interval_seconds", 0.01)
+        task = asyncio.create_task(pruner.run())
+        try:
+            async with asyncio.timeout(5):
+                await reached.wait()
+        finally:
+            task.cancel()
+
+        assert sum(record.getMessage() == "pruning failed" for record in caplog.records) == 4
 
 
 class TestHosts:

@@ -10,8 +10,9 @@ import pytest
 
 from server.db.storage import log_table
 from server.db.storage.base import MetricRow, longest_gap_us
-from server.db.storage.plain import PlainStorage, to_datetime
+from server.db.storage.plain import PlainStorage
 from server.db.storage.strategies import storage
+from server.db.storage.times import to_datetime
 from server.protocol.canonical import float32
 from server.reads import ChartBucket, LogFilter
 from server.rows import LINE_OVERHEAD_BYTES

@@ -3,7 +3,7 @@
 import asyncio
 import csv
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import asyncpg
 import httpx
 import pytest
 
-from server.actions import ActionRequest, Decision
+from server.action_records import ActionRequest, Decision
 from server.auth.principal import User
 from server.errors import DatabaseDownError
 from server.protocol.identity import container_id
@@ -332,11 +332,30 @@ class TestRequests:
             assert (await ask(server, body={"expires_in_seconds": 600})).status_code == 503
             await agent.until("action")
 
+    async def test_an_unclear_sent_is_never_sent(self, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It was marked sent, the answer got lost: no frame leaves, and it waits for its agent no longer."""
+        async with running_server(database) as server, server.agent(**HELLO) as agent:
+            table, actions = server.service.action_table, server.service.actions
+            mark_sent = table.mark_sent
+
+            async def lost(action_ids: Sequence[str], now: int) -> Any:
+                await mark_sent(action_ids, now)
+                monkeypatch.undo()
+                raise DatabaseDownError("the connection broke")
+
+            monkeypatch.setattr(table, "mark_sent", lost)
+            action_id = (await ask(server, body={"expires_in_seconds": 600})).json()["action_id"]
+            await in_state(server, action_id, "sent")
+            await eventually(lambda: actions.pending == 0, "waits no longer")
+            assert (await find(server, action_id))["state"] == "sent"
+            await agent.send({"type": "heartbeat", "at": now_us()})
+            assert (await agent.receive())["type"] == "heartbeat"
+
     async def test_results_nobody_asked_for_take_no_place_of_others(
         self, server: RunningServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """While the database pauses one organisation's inventions are dropped past the bound; another's result is kept."""
-        monkeypatch.setattr("server.actions.MAX_RESULTS", 5)
+        monkeypatch.setattr("server.action_results.MAX_RESULTS", 5)
         actions = server.service.actions
         store = actions._store.take_results
         go = asyncio.Event()
@@ -357,6 +376,20 @@ class TestRequests:
             await good.send(done | {"action_id": action_id})
             go.set()
             await good.until("result_ack", lambda m: m["action_id"] == action_id)
+
+    async def test_the_same_key_of_another(self, server: RunningServer) -> None:
+        """A key is its user's: another user, and one of the same name elsewhere, gets an action of its own."""
+        theirs = str(container_id("org-b", "host-1", docker_id(0)))
+        async with server.agent(**HELLO), server.agent(org="org-b", **HELLO):
+            first = await ask(server, Idempotency_Key="k")
+            colleague = await server.call(
+                "POST", f"/api/containers/{CONTAINER}/actions", server.user_token(role="operator", subject="colleague"),
+                json={"kind": "restart", "reason": "because"}, Idempotency_Key="k",
+            )  # fmt: skip
+            elsewhere = await ask(server, target=theirs, org="org-b", Idempotency_Key="k")
+        answers = (first, colleague, elsewhere)
+        assert [answer.status_code for answer in answers] == [202, 202, 202]
+        assert len({answer.json()["action_id"] for answer in answers}) == 3
 
     async def test_the_same_key_at_once(self, server: RunningServer) -> None:
         """Row 41: of many that ask at the same moment one makes the action."""

@@ -94,6 +94,18 @@ async def test_secrets_are_not_repeated(server: RunningServer) -> None:
         assert "CANARY" not in refused.text
 
 
+@pytest.mark.parametrize("name", ["access_token", "LiveTicket", "Authorization", "client-secret", "password"])
+async def test_what_a_field_is_called_hides_its_value(server: RunningServer, name: str) -> None:
+    """A field that no route knows, named like a secret, is named in the refusal; its value is not."""
+    body = {"host": "h", name: "CANARY", "plain": "shown"}
+    answer = await server.call("POST", "/api/hosts", server.user_token(role="admin"), json=body)
+
+    assert answer.status_code == 422
+    assert name in answer.text
+    assert "shown" in answer.text
+    assert "CANARY" not in answer.text
+
+
 async def test_no_such_route_and_no_such_method(server: RunningServer) -> None:
     """404 and 405 of the framework are problems too; 405 keeps its Allow."""
     is_problem(await server.get("/api/nothing"), 404, "not_found")

@@ -298,6 +298,18 @@ class TestDelivery:
         assert len(ack["rejected"]) == 20
         assert ack["rejected_more"] == {"unknown_ref": 5}
 
+    async def test_rejections_are_told_again_after_a_reconnect(self, server: RunningServer) -> None:
+        """The socket may have broken before the agent read them: the new one names them at once, without a batch."""
+        epoch = str(uuid.uuid4())
+        async with server.agent(epoch=epoch) as agent:
+            await agent.batch(1, metrics=[sample(1, ref=99)])
+            first = await agent.acked(1)
+        async with server.agent(epoch=epoch, connection=2, next_seq=2) as agent:
+            again = await agent.acked(1)
+
+        assert [row["reason"] for row in first["rejected"]] == ["unknown_ref"]
+        assert again["rejected"] == first["rejected"]
+
     async def test_a_batch_sent_again_is_stored_once(self, server: RunningServer, database: str) -> None:
         """After a reconnect the same batch is recognised, acknowledged, and stored once."""
         epoch = str(uuid.uuid4())
