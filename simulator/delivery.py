@@ -87,7 +87,7 @@ class Delivery:
         link, spool, counts = self._link, self._spool, self._services.counts
         if link is None:
             return
-        while not link.full and (seq := spool.next_to_send()) is not None:
+        while (seq := spool.next_to_send()) is not None and not link.full:
             data = frame if seq == ready else self._frame(seq)
             if len(data) > self._max_frame_bytes:
                 spool.poison(seq)

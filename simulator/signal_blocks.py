@@ -32,9 +32,9 @@ class SignalBlock:
     """
 
     __slots__ = (
-        "_cpu", "_cpu_base", "_cpu_max", "_cpu_range", "_keys", "_mem", "_mem_base", "_mem_max", "_mem_range",
-        "_networked", "_piece", "_running", "_rx", "_rx_rate", "_since", "_tick", "_true_from", "_tx", "_tx_rate",
-        "_walk_from", "_walk_keys", "_walk_slope", "_walk_to",
+        "_bytes", "_cpu", "_cpu_base", "_cpu_max", "_cpu_range", "_keys", "_mem_base", "_mem_max", "_mem_range",
+        "_networked", "_piece", "_refs", "_running", "_rx_rate", "_since", "_tick", "_true_from", "_tx_rate", "_walk_from",
+        "_walk_keys", "_walk_slope", "_walk_to",
     )  # fmt: skip
 
     def __init__(self, hosts: Sequence[Sequence[Character]]) -> None:
@@ -52,8 +52,10 @@ class SignalBlock:
         self._true_from = [0] * len(hosts)
         self._tick, self._piece = -1, -2
         self._walk_from = self._walk_to = self._walk_slope = np.zeros(self._walk_keys.shape, np.int64)
+        containers = self._keys.shape[1]
+        self._refs = range(containers)
         self._cpu = np.zeros(self._keys.shape, np.float64)
-        self._mem = self._rx = self._tx = self._since
+        self._bytes = np.zeros((len(hosts), 3, containers), np.int64)  # memory, rx, tx
 
     def change(self, host: int, container: int, first_tick: int, *, running: bool) -> None:
         """From `first_tick` on a container runs anew, or not at all. What is computed already does not know of it."""
@@ -67,7 +69,7 @@ class SignalBlock:
             self._compute(tick)
         if tick < self._tick or tick < self._true_from[host]:
             return None
-        columns = self._cpu[host].tolist(), self._mem[host].tolist(), self._rx[host].tolist(), self._tx[host].tolist()
+        columns = self._refs, self._cpu[host].tolist(), *self._bytes[host].tolist()
         return tuple(
             [
                 Metric(
@@ -77,7 +79,7 @@ class SignalBlock:
                     rx=rx if rx >= 0 else None,
                     tx=tx if tx >= 0 else None,
                 )
-                for ref, (cpu, mem, rx, tx) in enumerate(zip(*columns, strict=True))
+                for ref, cpu, mem, rx, tx in zip(*columns, strict=True)
                 if mem >= 0
             ]
         )
@@ -91,10 +93,10 @@ class SignalBlock:
         hundredths = self._cpu_base + (self._cpu_range * cpu_walk >> 16) + wobble
         self._cpu = np.where(age > 0, np.minimum(hundredths, self._cpu_max) / 100, _NONE)
         mem = self._mem_base + (self._mem_range * mem_walk >> 16) + _bits(jitter, 16, 4) * PAGE
-        self._mem = np.where(self._running, np.minimum(mem // PAGE * PAGE, self._mem_max), _NONE)
+        self._bytes[:, 0] = np.where(self._running, np.minimum(mem // PAGE * PAGE, self._mem_max), _NONE)
         rx, tx = self._rx_rate, self._tx_rate
-        self._rx = np.where(self._networked, age * rx + (rx * _bits(jitter, 32, 16) >> 16), _NONE)
-        self._tx = np.where(self._networked, age * tx + (tx * _bits(jitter, 48, 16) >> 16), _NONE)
+        self._bytes[:, 1] = np.where(self._networked, age * rx + (rx * _bits(jitter, 32, 16) >> 16), _NONE)
+        self._bytes[:, 2] = np.where(self._networked, age * tx + (tx * _bits(jitter, 48, 16) >> 16), _NONE)
         self._tick = tick
 
     def _walks(self, tick: int) -> _Signed:
