@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from server.protocol.messages import Container, ContainerState, Log, Metric
 from simulator.loglines import LogLines
 from simulator.names import Names
-from simulator.signal_blocks import BLOCK_SAMPLES, SignalBlock
+from simulator.signal_blocks import BLOCK_SAMPLES, SignalBlock, stretch
 from simulator.signals import Character, ContainerSignals, character_of, key_of, mix, noise
 
 InputKind = Literal["start", "stop", "restart"]
@@ -57,7 +59,7 @@ class FakeHost:
 
     __slots__ = (
         "_block", "_key", "_lifes", "_line_key", "_lines", "_log_lines", "_names", "_place", "_ref_key", "_seed",
-        "_signals", "agent", "containers", "cores", "host_id", "hostname", "interval_us", "machine_id", "phase_us",
+        "agent", "containers", "cores", "host_id", "hostname", "interval_us", "machine_id", "phase_us",
         "t0_us",
     )  # fmt: skip
 
@@ -86,7 +88,6 @@ class FakeHost:
         self.cores = 2 << noise(key, 4) % 5
         self.containers = containers
         self.phase_us = noise(key, 5) % interval_us
-        self._signals: tuple[ContainerSignals, ...] = ()
         self._block: SignalBlock | None = None
         self._place = 0
         self._lifes: dict[int, tuple[_Phase, ...]] = {}
@@ -141,15 +142,23 @@ class FakeHost:
             metrics = self._block.metrics(self._place, tick)
             if metrics is not None:
                 return metrics
-        if not self._signals:  # few hosts of a fleet ever need them
-            self._signals = tuple(ContainerSignals(character) for character in self.characters())
         rows = []
-        for ref, signals in enumerate(self._signals):
+        for ref, character in enumerate(self.characters()):
             phase = self._phase(ref, tick)
             if phase.running:
-                cpu, mem, rx, tx = signals.at(tick, phase.first_tick)
+                cpu, mem, rx, tx = ContainerSignals(character).at(tick, phase.first_tick)
                 rows.append(Metric(ref=ref, cpu=cpu, mem=mem, rx=rx, tx=tx))
         return tuple(rows)
+
+    def metrics_of(self, ticks: range) -> list[tuple[Metric, ...]]:
+        """The samples of some ticks that follow one another, for each what `metrics` says of it; many cost little more."""
+        since = np.zeros((len(ticks), self.containers), np.int64)
+        running = np.ones(since.shape, np.bool_)
+        for ref in self._lifes:
+            phases = [self._phase(ref, tick) for tick in ticks]
+            since[:, ref] = [phase.first_tick for phase in phases]
+            running[:, ref] = [phase.running for phase in phases]
+        return stretch(self.characters(), ticks, since, running)
 
     def logs(self, tick: int) -> tuple[Log, ...]:
         """The lines of a tick, spread over its running containers; two by two they share their microsecond."""

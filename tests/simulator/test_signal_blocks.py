@@ -80,6 +80,27 @@ def test_a_block_does_not_go_back() -> None:
     assert block.metrics(0, 4) is None
 
 
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 60), st.integers(0, 4), st.sampled_from(("start", "stop", "restart"))), max_size=15
+    ),
+    TICKS,
+    st.integers(1, 70),
+    st.integers(-40, 10),
+)
+def test_a_stretch_is_the_reference(
+    changes: list[tuple[int, int, InputKind]], first: int, length: int, shift: int
+) -> None:
+    """Ticks made together are the ticks made one by one, before, between and after commands."""
+    (host,) = hosts(1)
+    for tick, ref, kind in sorted(changes):
+        host.apply(Input(max(0, first + shift) + tick, ref, kind))
+    ticks = range(first, first + length)
+
+    assert host.metrics_of(ticks) == [host.metrics(tick) for tick in ticks]
+
+
 CHANGES = st.lists(
     st.tuples(st.integers(0, 30), st.integers(0, 6), st.integers(0, 4), st.sampled_from(("start", "stop", "restart"))),
     max_size=25,
