@@ -233,10 +233,11 @@ async def connect(url: str, token: str, subprotocol: str, session: Session) -> N
                 extra_headers={"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": subprotocol},
                 websocket_handshake_timeout=CONNECT_SECONDS,
                 max_frame_size=MAX_FRAME_BYTES,
-                read_buffer_init_size=4096,
+                read_buffer_init_size=2048,
                 max_redirects=0,
                 logger_name=_LOGGER,
                 socket_factory=link.connected_socket,
+                use_aiofastnet=False,
             )
     except WSHandshakeError as error:
         link.abandon()
