@@ -91,7 +91,7 @@ def _run(plan: "Plan", ledger: Path | None, report_path: Path | None, *, as_json
 
     received: list[signal.Signals] = []
     with StatusLine(as_json=as_json) as line:
-        fleet = Fleet(plan, ledger, line.show, freeze_garbage=True)
+        fleet = Fleet(plan, ledger, line.show, owns_process=True)
         try:
             uvloop.run(_until_stopped(fleet, received))
         except OSError as error:

@@ -11,6 +11,8 @@ from simulator.spool import Spool
 
 _REASONS = frozenset(RejectReason)
 _OTHER = "other"
+_REMADE_TICKS = 16
+"""As many ticks are made again at once when the first of them is to be sent: the others follow it."""
 
 
 class Delivery:
@@ -28,8 +30,8 @@ class Delivery:
     """
 
     __slots__ = (
-        "_host", "_link", "_max_frame_bytes", "_number", "_resync_at", "_services", "_spool", "_window", "epoch", "noted",
-        "tick",
+        "_host", "_link", "_max_frame_bytes", "_number", "_remade", "_resync_at", "_services", "_spool", "_window", "epoch",
+        "noted", "tick",
     )  # fmt: skip
 
     def __init__(self, host: FakeHost, spool: Spool, services: Services) -> None:
@@ -38,6 +40,7 @@ class Delivery:
         self._link: Link | None = None
         self._window = Window(batches=1, bytes=1)
         self._max_frame_bytes = 0
+        self._remade: dict[int, tuple[Metric, ...]] = {}
         self._resync_at: int | None = None
         self.epoch = 0
         self.tick = -1
@@ -87,7 +90,7 @@ class Delivery:
         link, spool, counts = self._link, self._spool, self._services.counts
         if link is None:
             return
-        while not link.full and (seq := spool.next_to_send()) is not None:
+        while (seq := spool.next_to_send()) is not None and not link.full:
             data = frame if seq == ready else self._frame(seq)
             if len(data) > self._max_frame_bytes:
                 spool.poison(seq)
@@ -105,8 +108,13 @@ class Delivery:
         """The frame of a batch that is held, made again: only its `oldest` may differ from the time before."""
         spool, host = self._spool, self._host
         tick = spool.tick_of(seq)
-        batch = Batch(seq=seq, oldest=spool.first, at=host.at(tick), metrics=host.metrics(tick), logs=host.logs(tick))
-        return encode(batch)
+        metrics = self._remade.pop(tick, None)
+        if metrics is None:
+            # No command can change them any more: these ticks are past.
+            ticks = range(tick, min(tick + _REMADE_TICKS, self.tick + 1))
+            self._remade = dict(zip(ticks, host.metrics_of(ticks), strict=True))
+            metrics = self._remade.pop(tick)
+        return encode(Batch(seq=seq, oldest=spool.first, at=host.at(tick), metrics=metrics, logs=host.logs(tick)))
 
     # ------------------------------------------------------------ what the server says
 
@@ -121,6 +129,7 @@ class Delivery:
             return False
         self._settle(welcome.acked_seq, at_us)
         spool.reconnected()
+        self._remade.clear()
         if self._resync_at is not None and self._resync_at != spool.acked:
             self._resync_at = None
         self._link = link

@@ -4,15 +4,19 @@ They come in stored form: CPU as float32, text cleaned and cut, containers by th
 what a storage strategy reads, so a verifier compares tuples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from server.protocol.canonical import clean_log_text, float32
 from server.protocol.identity import container_id
+from server.protocol.messages import Metric
 from simulator.host import FakeHost, Input
-from simulator.ledger import Course, Header, LedgerError, LedgerReader, Status
+from simulator.ledger import Course, Header, LedgerError, LedgerReader, ProducedBatch, Status
 from simulator.loglines import LogLines
 from simulator.names import Names
+
+_STRETCH_TICKS = 64
+"""As many ticks of a host are made at once: enough to spread numpy's cost per call, little enough to hold."""
 
 
 class ExpectedMetric(NamedTuple):
@@ -77,10 +81,13 @@ class ExpectedRows:
         for host, course in self._courses():
             fake, ids = host
             # The first tick at or after `until` is the first outside.
-            for tick, _, status, named in course.batches(fake.first_tick_at(since), fake.first_tick_at(until)):
+            end = fake.first_tick_at(until)
+            batches = course.batches(fake.first_tick_at(since), end)
+            for (tick, _, status, named), samples in _with_samples(fake, batches, end):
                 at = fake.at(tick)
-                for i, (ref, cpu, mem, rx, tx) in enumerate(_samples(fake, tick)):
-                    stored = ExpectedMetric(ids[ref], at, None if cpu is None else float32(cpu), mem, rx, tx)
+                for i, row in enumerate(samples):
+                    cpu = None if row.cpu is None else float32(row.cpu)
+                    stored = ExpectedMetric(ids[row.ref], at, cpu, row.mem, row.rx, row.tx)
                     rows.append((stored, named.get(f"metrics[{i}]", status) if named else status))
         rows.sort(key=_metric_key)
         return rows
@@ -161,9 +168,16 @@ def _build(header: Header, agent: int, lines: LogLines, names: Names) -> _Host:
     return _Host(fake, ids)
 
 
-def _samples(fake: FakeHost, tick: int) -> Iterator[tuple[int, float | None, int | None, int | None, int | None]]:
-    for row in fake.metrics(tick):
-        yield row.ref, row.cpu, row.mem, row.rx, row.tx
+def _with_samples(
+    fake: FakeHost, batches: Iterable[ProducedBatch], end_tick: int
+) -> Iterator[tuple[ProducedBatch, tuple[Metric, ...]]]:
+    """Batches with rising ticks below `end_tick`, each with its samples."""
+    start, made = 0, list[tuple[Metric, ...]]()
+    for batch in batches:
+        if batch.tick >= start + len(made):
+            start = batch.tick
+            made = fake.metrics_of(range(start, min(start + _STRETCH_TICKS, end_tick)))
+        yield batch, made[batch.tick - start]
 
 
 def _metric_key(row: tuple[ExpectedMetric, Status]) -> tuple[int, int]:

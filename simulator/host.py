@@ -1,12 +1,16 @@
 """A simulated Docker host: its containers, and every row of every tick, as a function of the seed and its inputs."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from server.protocol.messages import Container, ContainerState, Log, Metric
 from simulator.loglines import LogLines
 from simulator.names import Names
-from simulator.signals import ContainerSignals, key_of, mix, noise
+from simulator.signal_blocks import BLOCK_SAMPLES, SignalBlock, stretch
+from simulator.signals import Character, ContainerSignals, character_of, key_of, mix, noise
 
 InputKind = Literal["start", "stop", "restart"]
 
@@ -54,8 +58,9 @@ class FakeHost:
     """
 
     __slots__ = (
-        "_key", "_lifes", "_line_key", "_lines", "_log_lines", "_names", "_ref_key", "_signals", "agent",
-        "containers", "cores", "host_id", "hostname", "interval_us", "machine_id", "phase_us", "t0_us",
+        "_block", "_key", "_lifes", "_line_key", "_lines", "_log_lines", "_names", "_place", "_ref_key", "_seed",
+        "agent", "containers", "cores", "host_id", "hostname", "interval_us", "machine_id", "phase_us",
+        "t0_us",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +75,7 @@ class FakeHost:
         lines: LogLines,
         names: Names,
     ) -> None:
+        self._seed = seed
         self._key = key = key_of(seed, agent)
         self._line_key, self._ref_key = key_of(key, 1), key_of(key, 2)
         self._lines, self._names = lines, names
@@ -82,9 +88,8 @@ class FakeHost:
         self.cores = 2 << noise(key, 4) % 5
         self.containers = containers
         self.phase_us = noise(key, 5) % interval_us
-        self._signals = tuple(
-            ContainerSignals(seed, agent, ref, self.cores, self._memory_limit_bytes(ref)) for ref in range(containers)
-        )
+        self._block: SignalBlock | None = None
+        self._place = 0
         self._lifes: dict[int, tuple[_Phase, ...]] = {}
 
     def at(self, tick: int) -> int:
@@ -120,20 +125,40 @@ class FakeHost:
             protected=service == "db",
         )
 
+    def characters(self) -> list[Character]:
+        """What its containers are like, by ref."""
+        return [
+            character_of(self._seed, self.agent, ref, self.cores, self._memory_limit_bytes(ref))
+            for ref in range(self.containers)
+        ]
+
+    def join(self, block: SignalBlock, place: int) -> None:
+        """Take the samples from a block that was made of this host's characters too, before any command came."""
+        self._block, self._place = block, place
+
     def metrics(self, tick: int) -> tuple[Metric, ...]:
         """The samples of a tick: one of each running container."""
-        if not self._lifes:
-            return tuple(
-                Metric(ref=ref, cpu=cpu, mem=mem, rx=rx, tx=tx)
-                for ref, (cpu, mem, rx, tx) in enumerate([signals.at(tick, 0) for signals in self._signals])
-            )
+        if self._block is not None:
+            metrics = self._block.metrics(self._place, tick)
+            if metrics is not None:
+                return metrics
         rows = []
-        for ref, signals in enumerate(self._signals):
+        for ref, character in enumerate(self.characters()):
             phase = self._phase(ref, tick)
             if phase.running:
-                cpu, mem, rx, tx = signals.at(tick, phase.first_tick)
+                cpu, mem, rx, tx = ContainerSignals(character).at(tick, phase.first_tick)
                 rows.append(Metric(ref=ref, cpu=cpu, mem=mem, rx=rx, tx=tx))
         return tuple(rows)
+
+    def metrics_of(self, ticks: range) -> list[tuple[Metric, ...]]:
+        """The samples of some ticks that follow one another, for each what `metrics` says of it; many cost little more."""
+        since = np.zeros((len(ticks), self.containers), np.int64)
+        running = np.ones(since.shape, np.bool_)
+        for ref in self._lifes:
+            phases = [self._phase(ref, tick) for tick in ticks]
+            since[:, ref] = [phase.first_tick for phase in phases]
+            running[:, ref] = [phase.running for phase in phases]
+        return stretch(self.characters(), ticks, since, running)
 
     def logs(self, tick: int) -> tuple[Log, ...]:
         """The lines of a tick, spread over its running containers; two by two they share their microsecond."""
@@ -180,6 +205,8 @@ class FakeHost:
         # Two commands between the same two ticks: only the later one is ever seen.
         kept = life if last.first_tick < first else life[:-1]
         self._lifes[change.ref] = (*kept, _Phase(first, running))
+        if self._block is not None:
+            self._block.change(self._place, change.ref, first, running=running)
         return True
 
     def forget(self, before: int) -> None:
@@ -198,6 +225,20 @@ class FakeHost:
     def _memory_limit_bytes(self, ref: int) -> int | None:
         bits = mix(self._key + ref)
         return None if bits & 3 == 0 else (256 << 20) << (bits >> 2 & 3)
+
+
+def share_blocks(hosts: Sequence[FakeHost]) -> None:
+    """Let hosts take their samples from common blocks.
+
+    Args:
+        hosts: of one fleet, in the order of their phases: those of a block should ask for a tick at about the same time.
+    """
+    size = max(1, BLOCK_SAMPLES // hosts[0].containers)
+    for start in range(0, len(hosts), size):
+        group = hosts[start : start + size]
+        block = SignalBlock([host.characters() for host in group])
+        for place, host in enumerate(group):
+            host.join(block, place)
 
 
 def host_id(agent: int) -> str:

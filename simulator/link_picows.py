@@ -44,19 +44,12 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
         self._cut: asyncio.TimerHandle | None = None
         self._socket: socket.socket | None = None
         self._abandoned = False
+        self.full = True
+        """See `Link`. A field, for it is asked for with every frame, and changes only where picows calls and at a close."""
         self.opened = False
         self.chosen: str | None = None
 
     # What the agent calls.
-
-    @property
-    def full(self) -> bool:
-        transport = self._transport
-        return (
-            transport is None
-            or self._cut is not None
-            or transport.underlying_transport.get_write_buffer_size() > MAX_BUFFERED_BYTES
-        )
 
     def send(self, data: bytes) -> None:
         if self._transport is not None and self._cut is None:
@@ -68,7 +61,7 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
         if self._code is None:
             self._code, self._reason = code, reason
         self._transport.send_close(_as_close_code(code), reason.encode()[:123])
-        self._cut = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
+        self._cut_later()
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -123,12 +116,20 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
         except Exception as error:  # noqa: BLE001 - handed on
             report_failure(error)
 
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = self._transport is None or self._cut is not None
+
     def _connected(self, transport: WSTransport) -> None:
         self.chosen = transport.response.headers.get("Sec-WebSocket-Protocol")
         if self._abandoned or self.chosen != self._subprotocol:
             transport.disconnect(graceful=False)
             return
         self._transport = transport
+        transport.underlying_transport.set_write_buffer_limits(high=MAX_BUFFERED_BYTES, low=MAX_BUFFERED_BYTES)
+        self.full = False
         self.opened = True
         self._session.on_open(self)
 
@@ -154,6 +155,7 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
             self._cut.cancel()
             self._cut = None
         self._transport = None
+        self.full = True
         self._fragments.clear()
         if self.opened:
             self.opened = False
@@ -174,8 +176,12 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
             self._reason = payload[2:].decode(errors="replace")
             transport.send_close(_as_close_code(CloseCode.NORMAL if self._code == _NO_CODE else self._code))
         if self._cut is None:
-            self._cut = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
+            self._cut_later()
         transport.disconnect()
+
+    def _cut_later(self) -> None:
+        self.full = True
+        self._cut = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
 
     def _assemble(self, frame: WSFrame) -> None:
         self._fragments += frame.get_payload_as_bytes()
@@ -227,10 +233,11 @@ async def connect(url: str, token: str, subprotocol: str, session: Session) -> N
                 extra_headers={"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": subprotocol},
                 websocket_handshake_timeout=CONNECT_SECONDS,
                 max_frame_size=MAX_FRAME_BYTES,
-                read_buffer_init_size=4096,
+                read_buffer_init_size=2048,
                 max_redirects=0,
                 logger_name=_LOGGER,
                 socket_factory=link.connected_socket,
+                use_aiofastnet=False,
             )
     except WSHandshakeError as error:
         link.abandon()

@@ -10,14 +10,6 @@ from typing import NamedTuple
 from server.protocol.messages import Window
 
 
-class Held(NamedTuple):
-    """A batch that is not acknowledged yet."""
-
-    tick: int
-    bytes: int
-    """Of its frame, when it was produced."""
-
-
 class DroppedRange(NamedTuple):
     """Batches given up: seqs `first` to `last`; those up to `sent` had been sent at least once."""
 
@@ -48,9 +40,9 @@ class Spool:
 
     def __init__(self, max_bytes: int, max_ticks: int) -> None:
         self._max_bytes, self._max_ticks = max_bytes, max_ticks
-        self._held: deque[Held] = deque()
+        self._held: deque[tuple[int, int]] = deque()  # tick, bytes of the frame when it was produced
         self._bytes = 0
-        self._flight: deque[tuple[int, int]] = deque()
+        self._flight: deque[tuple[int, int]] = deque()  # seq, bytes of the frame as it was sent
         self._flight_bytes = 0
         self._next = 1
         self._poisoned: set[int] = set()
@@ -73,21 +65,21 @@ class Spool:
             The batch's seq.
         """
         self.produced += 1
-        self._held.append(Held(tick, frame_bytes))
+        held = self._held
+        held.append((tick, frame_bytes))
         self._bytes += frame_bytes
-        while len(self._held) > 1 and (self._bytes > self._max_bytes or tick - self._held[0].tick > self._max_ticks):
+        while len(held) > 1 and (self._bytes > self._max_bytes or tick - held[0][0] > self._max_ticks):
             self._drop_first()
         return self.produced
 
     def tick_of(self, seq: int) -> int:
         """The tick of a batch that is held."""
-        return self._held[seq - self.first].tick
+        return self._held[seq - self.first][0]
 
     def next_to_send(self) -> int | None:
         """The seq whose turn it is on this connection; None: none is waiting, or it waits for those before it."""
-        if self._next in self._poisoned or self._next > self.produced:
-            return None
-        return self._next
+        seq = self._next
+        return None if seq > self.produced or seq in self._poisoned else seq
 
     def fits(self, frame_bytes: int, window: Window) -> bool:
         """Whether a frame may be sent within the window."""
@@ -103,9 +95,10 @@ class Spool:
         self._flight.append((seq, frame_bytes))
         self._flight_bytes += frame_bytes
         self._next += 1
-        again = seq <= self.sent
-        self.sent = max(self.sent, seq)
-        return again
+        if seq <= self.sent:
+            return True
+        self.sent = seq
+        return False
 
     def ack(self, seq: int) -> list[int]:
         """Let go of everything up to `seq`, which must not lie above `sent`.
@@ -113,13 +106,15 @@ class Spool:
         Returns:
             The ticks of the batches that were held, oldest first.
         """
-        while self._flight and self._flight[0][0] <= seq:
-            self._flight_bytes -= self._flight.popleft()[1]
+        flight = self._flight
+        while flight and flight[0][0] <= seq:
+            self._flight_bytes -= flight.popleft()[1]
         ticks = []
-        while self._held and self.first <= seq:
-            ticks.append(self._let_go().tick)
+        while self.first <= seq and self._held:
+            ticks.append(self._let_go())
         self.acked = max(self.acked, seq)
-        self._drop_poisoned()
+        if self._poisoned:
+            self._drop_poisoned()
         return ticks
 
     def reconnected(self) -> None:
@@ -158,10 +153,12 @@ class Spool:
         else:
             self.dropped.append(DroppedRange(seq, seq, seq if was_sent else seq - 1))
 
-    def _let_go(self) -> Held:
-        held = self._held.popleft()
-        self._bytes -= held.bytes
-        self._poisoned.discard(self.first)
+    def _let_go(self) -> int:
+        """Hold the oldest batch no longer; returns its tick."""
+        tick, frame_bytes = self._held.popleft()
+        self._bytes -= frame_bytes
+        if self._poisoned:
+            self._poisoned.discard(self.first)
         self.first += 1
         self._next = max(self._next, self.first)
-        return held
+        return tick

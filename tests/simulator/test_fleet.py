@@ -1,6 +1,7 @@
 """The fleet: paced along an absolute timeline, honest about its own lateness, and leaving nothing behind."""
 
 import asyncio
+import gc
 import json
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from server.protocol.messages import Ack, Batch, Bye
 from simulator.delivery import Delivery
-from simulator.fleet import Fleet
+from simulator.fleet import GC_THRESHOLDS, Fleet
 from simulator.latency import Latency
 from simulator.ledger import LedgerReader, LedgerWriter
 from simulator.link import Transport
@@ -213,3 +214,18 @@ async def test_a_busy_generator_makes_the_run_invalid() -> None:
     fleet.load.cpu_max = 0.9
 
     assert "cpu.max = 0.90 of a core: expected at most 0.85" in invalid_reasons(fleet)
+
+
+async def test_the_garbage_collector_is_tuned_only_where_the_process_is_the_fleets_own() -> None:
+    """A fleet within another process leaves the collector alone; in its own it collects rarely, and not what was built."""
+    thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
+    async with fake_server() as server:
+        await Fleet(plan_for(server.url, duration_us=200_000)).run(asyncio.Event())
+        assert (gc.get_threshold(), gc.get_freeze_count()) == (thresholds, frozen)
+        try:
+            await Fleet(plan_for(server.url, duration_us=200_000), owns_process=True).run(asyncio.Event())
+            assert gc.get_threshold() == GC_THRESHOLDS
+            assert gc.get_freeze_count() > frozen
+        finally:
+            gc.unfreeze()
+            gc.set_threshold(*thresholds)

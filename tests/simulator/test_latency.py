@@ -2,6 +2,8 @@
 
 import pytest
 from hdrh.histogram import HdrHistogram
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simulator.latency import Latency
 
@@ -31,6 +33,32 @@ def test_the_histogram_can_be_read_back() -> None:
 
     assert decoded.get_total_count() == 4
     assert decoded.get_value_at_percentile(50) == pytest.approx(2000, rel=0.002)
+
+
+@given(st.lists(st.integers(1, 12).flatmap(lambda digits: st.integers(1, 10**digits)), min_size=1, max_size=300))
+def test_it_is_the_histogram_of_its_values(values: list[int]) -> None:
+    """Percentiles, maximum, mean and counts are those of a histogram that took each value by itself."""
+    latency, direct = Latency(), HdrHistogram(1, 3_600_000_000, 3)
+    for us in values:
+        latency.record(us)
+        direct.record_value(min(us, 3_600_000_000))
+    summary = latency.summary()
+
+    assert summary["hdr"] == direct.encode().decode()
+    assert summary["max"] == direct.get_max_value() / 1000
+    assert summary["mean"] == round(direct.get_mean_value() / 1000, 3)
+    for name, percentile in {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p999": 99.9}.items():
+        assert summary[name] == direct.get_value_at_percentile(percentile) / 1000
+    assert latency.p99_ms == summary["p99"]
+
+
+def test_memory_is_bounded_by_the_buckets() -> None:
+    """A million different values take no more room than the histogram has buckets."""
+    latency = Latency()
+    for us in range(1, 3_600_000_000, 3_600):
+        latency.record(us)
+
+    assert len(latency._counts) <= HdrHistogram(1, 3_600_000_000, 3).counts_len
 
 
 def test_without_values_there_are_no_percentiles() -> None:

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from simulator.signals import UNIT, ContainerSignals, Walk, key_of, mix, noise
+from simulator.signals import UNIT, ContainerSignals, Walk, character_of, key_of, mix, noise
 
 GOLDEN = [
     (None, 281534464, 3976, 4541),
@@ -12,6 +12,13 @@ GOLDEN = [
     (15.58, 241721344, 1714800006, 855705686),
 ]
 GOLDEN_WALK = [21793, 21398, 19029, 18635, 37196, 30589]
+
+
+def signals_of(
+    seed: int, agent: int, container: int, cores: int = 4, memory_limit_bytes: int | None = None
+) -> ContainerSignals:
+    """The series of one container."""
+    return ContainerSignals(character_of(seed, agent, container, cores, memory_limit_bytes))
 
 
 def test_splitmix64_matches_its_reference() -> None:
@@ -38,7 +45,7 @@ def test_keys_depend_on_order() -> None:
 
 def test_values_are_golden() -> None:
     """The values of one container are these on every machine and every Python version."""
-    signals = ContainerSignals(seed=42, agent=7, container=3, cores=8, memory_limit_bytes=None)
+    signals = signals_of(seed=42, agent=7, container=3, cores=8, memory_limit_bytes=None)
 
     assert [tuple(signals.at(tick, 0)) for tick in (0, 1, 2, 1000, 86_400)] == GOLDEN
 
@@ -50,13 +57,13 @@ def test_a_walk_is_golden() -> None:
 
 def test_any_tick_can_be_asked_for_in_any_order() -> None:
     """A value does not depend on what was asked before."""
-    forwards = ContainerSignals(1, 2, 3, 4, None)
+    forwards = signals_of(1, 2, 3, 4, None)
     values = {tick: forwards.at(tick, 0) for tick in range(600)}
 
-    backwards = ContainerSignals(1, 2, 3, 4, None)
+    backwards = signals_of(1, 2, 3, 4, None)
 
     assert {tick: backwards.at(tick, 0) for tick in reversed(range(600))} == values
-    assert ContainerSignals(1, 2, 3, 4, None).at(599, 0) == values[599]
+    assert signals_of(1, 2, 3, 4, None).at(599, 0) == values[599]
 
 
 def test_a_walk_stays_in_range_and_moves_in_small_steps() -> None:
@@ -73,7 +80,7 @@ def test_a_walk_stays_in_range_and_moves_in_small_steps() -> None:
 def test_network_counters_never_fall() -> None:
     """Rx and tx rise from tick to tick in every container that has them."""
     for container in range(40):
-        signals = ContainerSignals(1, 1, container, 4, None)
+        signals = signals_of(1, 1, container, 4, None)
         samples = [signals.at(tick, 0) for tick in range(300)]
         for before, after in pairwise(samples):
             if before.rx is not None and after.rx is not None:
@@ -84,7 +91,7 @@ def test_network_counters_never_fall() -> None:
 
 def test_counters_begin_again_at_a_restart() -> None:
     """A container that runs since tick 500 has counters as small as at its first start, and no CPU in its first sample."""
-    signals = ContainerSignals(1, 1, 1, 4, None)
+    signals = signals_of(1, 1, 1, 4, None)
     before, first, second = signals.at(499, 0), signals.at(500, 500), signals.at(501, 500)
 
     assert before.rx is not None
@@ -96,7 +103,7 @@ def test_counters_begin_again_at_a_restart() -> None:
 
 def test_some_containers_use_the_network_of_their_host() -> None:
     """Among many containers a few have no counters, most have."""
-    without = sum(ContainerSignals(1, 1, container, 4, None).at(5, 0).rx is None for container in range(400))
+    without = sum(signals_of(1, 1, container, 4, None).at(5, 0).rx is None for container in range(400))
 
     assert 5 < without < 80
 
@@ -105,7 +112,7 @@ def test_limits_hold() -> None:
     """CPU stays within the host's cores, memory within the container's limit."""
     limit = 40 << 20
     for container in range(20):
-        signals = ContainerSignals(3, 1, container, 1, limit)
+        signals = signals_of(3, 1, container, 1, limit)
         for tick in range(1, 200):
             sample = signals.at(tick, 0)
             assert sample.cpu is not None
