@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import jwt
 import msgspec
 
 from loadtests.bench import connections, raw_copy
@@ -26,6 +24,7 @@ from loadtests.verify import Findings, verify_all
 from server.db.storage.base import Storage
 from server.db.storage.strategies import storage as strategy
 from simulator.scenario import Scenario
+from simulator.tokens import agent_token
 
 RAW_ROWS = 2_000_000
 ACK_LIMIT_MS = 1_000.0
@@ -211,21 +210,12 @@ async def _memory(options: Options, server: ServerUnderTest, component: Componen
 
     The base is the same for all: what one round gave back to the allocator the next one uses again.
     """
-    tokens = [_agent_token(server.secret, f"memory-{containers}-{i}") for i in range(options.resting)]
+    tokens = [agent_token(server.secret, "bench", f"memory-{containers}-{i}") for i in range(options.resting)]
     sockets = await connections.connect_many(server.ws, tokens, containers)
     await asyncio.sleep(1)
     after = component.rss_bytes()
     await connections.close_all(sockets)
     return (after - base) / options.resting
-
-
-def _agent_token(secret: str, host: str) -> str:
-    now = int(time.time())
-    claims = {
-        "iss": "seatrial", "aud": "agent", "sub": host, "org": "bench", "iat": now, "exp": now + 3600,
-        "jti": uuid.uuid4().hex,
-    }  # fmt: skip
-    return jwt.encode(claims, secret, algorithm="HS256")
 
 
 def _scenario(options: Options) -> Scenario:
