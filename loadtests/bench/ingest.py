@@ -6,20 +6,18 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import asyncpg
-import msgspec
 
 from loadtests.bench import connections, raw_copy
-from loadtests.bench.figures import Figure, Report
+from loadtests.bench.figures import Figure, Report, options_told
 from loadtests.bench.plan import plan
 from loadtests.bench.usage import Component, Moment, postgres_component
-from loadtests.children import Child, python
 from loadtests.fingerprint import environment
+from loadtests.fleet_process import LEDGER, make_fleet, read_report
 from loadtests.measure import Latency
 from loadtests.scrape import Sample, scrape
-from loadtests.stage import ORG, ServerUnderTest, database, fingerprint, outer_environment
+from loadtests.stage import ServerUnderTest, database, fingerprint
 from loadtests.verify import Findings, verify_all
 from server.db.storage.base import Storage
 from server.db.storage.strategies import storage as strategy
@@ -89,7 +87,7 @@ async def run(options: Options, directory: Path, *, find_limit: bool) -> Report:
         found = await _find_limit(options, directory, load)
         figures += found
     return Report(
-        benchmark="ingest", options={**msgspec.to_builtins(options), "find_limit": find_limit},
+        benchmark="ingest", options={**options_told(options), "find_limit": find_limit},
         environment=await asyncio.to_thread(environment), figures=tuple(figures), failures=tuple(failures),
     )  # fmt: skip
 
@@ -146,7 +144,7 @@ async def _load(options: Options, directory: Path, *, whole: bool) -> Load:
             base = components[0].rss_bytes()
             load.bare_rss_bytes = await _memory(options, server, components[0], base, 0)
             load.labelled_rss_bytes = await _memory(options, server, components[0], base, options.containers)
-        fleet = _fleet(options, server, directory)
+        fleet = make_fleet(scenario, server, directory)
         stack.push_async_callback(fleet.stop)
         await fleet.start()
         components.append(Component("fleet", fleet.pid))
@@ -233,27 +231,15 @@ def _scenario(options: Options) -> Scenario:
     )  # fmt: skip
 
 
-def _fleet(options: Options, server: ServerUnderTest, directory: Path) -> Child:
-    arguments = [
-        "simulate", "--url", server.ws, "--org", ORG, "--agents", str(options.agents),
-        "--containers", str(options.containers), "--log-lines", str(options.log_lines),
-        "--ramp", f"{options.ramp_seconds:g}s", "--seed", str(options.seed),
-        "--duration", f"{options.seconds + options.ramp_seconds:g}s",
-        "--ledger", str(directory / "ledger.jsonl"), "--report", str(directory / "fleet.json"), "--json",
-    ]  # fmt: skip
-    environ = outer_environment() | {"SEATRIAL_JWT_SECRET": server.secret}
-    return Child("fleet", python("seatrial", *arguments), environ, directory / "fleet.log")
-
-
 def _read_report(load: Load, directory: Path) -> None:
-    report: dict[str, Any] = msgspec.json.decode((directory / "fleet.json").read_bytes())
+    report = read_report(directory)
     load.ack = Latency.decode([report["ack_latency_ms"]["hdr"]])
     load.frames_bytes = report["bytes_sent"] / max(1, report["batches"]["sent"])
     load.failures += [f"fleet: {reason}" for reason in report["invalid"]]
 
 
 async def _verified(directory: Path, storage: Storage, connection: asyncpg.Connection) -> Findings:
-    return await verify_all([directory / "ledger.jsonl"], storage, connection)
+    return await verify_all([directory / LEDGER], storage, connection)
 
 
 def _figures(options: Options, load: Load) -> list[Figure]:
