@@ -52,7 +52,7 @@ class Chart(Struct):
 class AuditEntry(Struct):
     """An entry of the audit log."""
 
-    id: int | str
+    id: str
     at: int
     actor: str
     role: str

@@ -39,6 +39,13 @@ class ContainerPage(Struct):
     next: str | None = None
 
 
+class Action(Struct):
+    """Of the answer to `POST /api/containers/{id}/actions` and `GET /api/actions/{id}`: what an operator looks at."""
+
+    action_id: str
+    state: str
+
+
 class Problem(Struct):
     """What the server says where it refuses: RFC 9457."""
 

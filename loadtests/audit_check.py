@@ -102,7 +102,7 @@ def _count(findings: AuditFindings, attempt: Attempt, found: Sequence[AuditEntry
     # A refusal is no action, so one that got lost on its way and was asked for again is refused, and told, again.
     most = attempt.sends if attempt.denied else 1
     if len(found) > max(1, most):
-        ids = ", ".join(str(entry.id) for entry in found)
+        ids = ", ".join(entry.id for entry in found)
         findings.add("duplicate", f"{_named(attempt)}: rows {ids}: expected one", len(found) - max(1, most))
 
 

@@ -13,6 +13,8 @@ import psutil
 from server.db.postgres_launch import Account, launch_command
 
 STOP_TIMEOUT_SECONDS = 30.0
+MAX_GENERATOR_CPU = 0.85
+"""A process that makes load and uses more of a core measures itself."""
 _TAIL_BYTES = 4_000
 
 

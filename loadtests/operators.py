@@ -5,10 +5,8 @@ import uuid
 from collections.abc import Callable
 from typing import NamedTuple
 
-from msgspec import Struct
-
 from loadtests.action_feed import ActionFeed
-from loadtests.api import Answer, Api, Identity
+from loadtests.api import Action, Answer, Api, Identity
 from loadtests.attempts import FINAL_STATES, Attempt, AttemptLog, Expected, new_reason
 from loadtests.places import Places, is_running
 from loadtests.recorded import Measurements
@@ -42,13 +40,6 @@ ROUND = (
     Step("restart", "forbidden"), Step("stop"), Step("start", again=True), Step("restart", "protected"), Step("restart"),
 )  # fmt: skip
 """A fixed share of each kind, so that a short run has them all. `start` takes the container that was stopped before."""
-
-
-class Action(Struct):
-    """Of an ActionView: what an operator looks at."""
-
-    action_id: str
-    state: str
 
 
 class Operator:

@@ -20,14 +20,15 @@ import msgspec
 from loadtests.answers import AuditEntry
 from loadtests.attempts import read_attempts
 from loadtests.audit_check import AuditCheckError, AuditFindings, compare, read_audit
-from loadtests.children import Child, ChildError, python
+from loadtests.children import MAX_GENERATOR_CPU, Child, ChildError
 from loadtests.fingerprint import Postgres, environment
+from loadtests.fleet_process import LEDGER, REPORT, make_fleet
 from loadtests.measure import Latency, Series, now_us
 from loadtests.progress import Progress
 from loadtests.recorded import catalogue, read_measurements
 from loadtests.result import FaultDone, Result, summarise
 from loadtests.sampling import Sampler
-from loadtests.stage import ORG, ServerUnderTest, StageError, database, fingerprint, outer_environment
+from loadtests.stage import ORG, ServerUnderTest, StageError, database, fingerprint
 from loadtests.thresholds import judge, measurable
 from loadtests.tokens import JWT_SECRET, user_token
 from loadtests.tokens import ORG as ORG_VARIABLE
@@ -40,9 +41,6 @@ from simulator.scenario import Fault, Scenario
 FLEET_GRACE_SECONDS = 30.0
 """Beyond its duration: connecting, the last acknowledgements, leaving."""
 USERS_GRACE_SECONDS = 20.0
-LEDGER, REPORT = "ledger.jsonl", "fleet.json"
-MAX_GENERATOR_CPU = 0.85
-"""Of a core, for the Locust process; the fleet judges its own."""
 
 _Measurement = Latency | Series | float
 
@@ -108,7 +106,7 @@ class Run:
             verifier = stack.enter_context(Verifier([directory / LEDGER], storage, verifying))
             rolling = RollingVerifier(verifier, scenario.storage.retention_seconds)
             self._outcome.findings = verifier.findings
-            fleet = self._fleet = self._make_fleet(server)
+            fleet = self._fleet = make_fleet(self._scenario, server, self._directory)
             stack.push_async_callback(fleet.stop)
             await fleet.start()
             users = self._users = make_users(scenario, server, directory) if scenario.users else None
@@ -145,22 +143,6 @@ class Run:
             raise StageError(f"the run's database: {error}") from None
         stack.callback(connection.terminate)
         return connection
-
-    def _make_fleet(self, server: ServerUnderTest) -> Child:
-        fleet = self._scenario.fleet
-        arguments = [
-            "simulate", "--url", server.ws, "--org", ORG, "--agents", str(fleet.agents),
-            "--containers", str(fleet.containers), "--interval", f"{fleet.interval_seconds:g}s",
-            "--log-lines", str(fleet.log_lines), "--ramp", f"{fleet.ramp_seconds:g}s", "--seed", str(self._scenario.seed),
-            "--duration", f"{self._scenario.duration_seconds:g}s", "--transport", fleet.transport,
-            "--ledger", str(self._directory / LEDGER), "--report", str(self._directory / REPORT), "--json",
-        ]  # fmt: skip
-        return Child(
-            "fleet",
-            python("seatrial", *arguments),
-            outer_environment() | {"SEATRIAL_JWT_SECRET": server.secret},
-            self._directory / "fleet.log",
-        )
 
     async def _audit(self, server: ServerUnderTest) -> list[AuditEntry] | None:
         """The audit log of this run; None: it cannot be read, which makes the run invalid."""

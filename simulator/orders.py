@@ -1,10 +1,9 @@
 """Commands on the agent's side: each is carried out at most once, and its result is told until it is acknowledged."""
 
 from server.protocol.messages import Action, ActionOutcome, ActionReport
-from simulator.host import FakeHost, Input
+from simulator.host import FakeHost, Input, command_seconds
 from simulator.ledger import Executed, InputRecord
 from simulator.services import Services
-from simulator.signals import key_of
 
 MAX_KNOWN = 1000
 """Commands remembered at most. One more is passed over: what cannot be remembered could be carried out twice."""
@@ -56,8 +55,7 @@ class Orders:
             counts.actions_expired += 1
             self._finish(action_id, "expired")
             return None
-        # 50-250 ms, the same in every run: what Docker takes to stop something quick.
-        return (50 + key_of(self._host.agent, *action_id.encode()) % 200) / 1000
+        return command_seconds(self._host.agent, action_id)
 
     def execute(self, action: Action, tick: int) -> None:
         """Carry out a command that `take` let pass; it shows from the tick after `tick` on."""

@@ -19,8 +19,12 @@ app = typer.Typer(
 )
 
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")]
+DatabaseUrl = Annotated[str | None, typer.Option(help="A Postgres server. Default: a private one.")]
 Pins = Annotated[
-    list[str] | None, typer.Option("--pin", help="Hold a component to cores: server=0, postgres=0-1, fleet=1, peers=1.")
+    list[str] | None,
+    typer.Option(
+        "--pin", help="Hold a component to cores: server=0, postgres=0-1, fleet=, receivers=, operators=, peers=."
+    ),
 ]
 Keep = Annotated[Path | None, typer.Option("--keep", help="Keep logs, ledger and reports in this new folder.")]
 
@@ -37,7 +41,7 @@ def bench_ingest(
     ] = 1_000,
     seed: Annotated[int, typer.Option(help="Seed of every value.")] = 1,
     storage: Annotated[str, typer.Option(help="Storage strategy.")] = "plain",
-    database_url: Annotated[str | None, typer.Option(help="A Postgres server. Default: a private one.")] = None,
+    database_url: DatabaseUrl = None,
     find_limit: Annotated[bool, typer.Option("--find-limit", help="More containers until ack p99 > 1 s.")] = False,
     pin: Pins = None,
     json_file: JsonFile = None,
@@ -68,6 +72,69 @@ def bench_message(
     _perform(lambda directory: run(directory, seconds=seconds, rounds=rounds, pins=pins), json_file, keep)
 
 
+@app.command("fanout")
+def bench_fanout(
+    receivers: Annotated[int, typer.Option(min=1, max=10_000, help="Sockets that read.")] = 500,
+    topics: Annotated[int, typer.Option(min=1, max=400, help="Containers that each watches.")] = 50,
+    stalled_share: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Sockets beside them that stop reading, as a share of them.")
+    ] = 0.1,
+    pairs: Annotated[int, typer.Option(min=2, max=100, help="Pairs of halves, without and with the stalled ones.")] = 5,
+    seconds: Annotated[float, typer.Option(min=1, max=3_600, help="Of each half.")] = 20.0,
+    warm_up: Annotated[float, typer.Option(min=1, max=600, help="Seconds of each half before it is measured.")] = 10.0,
+    agents: Annotated[int, typer.Option(min=1, max=30_000, help="Simulated agents.")] = 100,
+    containers: Annotated[int, typer.Option(min=1, max=1_000, help="Containers of each, a sample a second.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every value.")] = 1,
+    database_url: DatabaseUrl = None,
+    pin: Pins = None,
+    json_file: JsonFile = None,
+    keep: Keep = None,
+) -> None:
+    """Live latency of subscribers, beside the same with a tenth more of them that stop reading."""
+    from loadtests.bench.fanout import Options, run
+
+    _at_most("--topics", topics, agents * containers, "--agents x --containers")
+    options = Options(
+        receivers=receivers, topics=topics, stalled_share=stalled_share, pairs=pairs, seconds=seconds,
+        warm_up_seconds=warm_up, agents=agents, containers=containers, seed=seed, database_url=database_url,
+        pins=_pins(pin),
+    )  # fmt: skip
+    _perform(lambda directory: run(options, directory), json_file, keep)
+
+
+@app.command("actions")
+def bench_actions(
+    rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Attempts a second.")] = 100.0,
+    agents: Annotated[int, typer.Option(min=1, max=30_000, help="Simulated agents.")] = 5_000,
+    containers: Annotated[int, typer.Option(min=1, max=1_000, help="Containers of each, a sample a second.")] = 10,
+    log_lines: Annotated[int, typer.Option(min=0, max=100, help="Log lines of each agent and second.")] = 1,
+    subscribers: Annotated[int, typer.Option(min=1, max=10_000, help="Live sockets that watch.")] = 200,
+    topics: Annotated[int, typer.Option(min=1, max=400, help="Containers that each watches.")] = 10,
+    seconds: Annotated[float, typer.Option(min=1, max=3_600, help="How long actions are attempted.")] = 60.0,
+    ramp: Annotated[float, typer.Option(min=1, max=600, help="Seconds over which the agents connect.")] = 20.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every value.")] = 1,
+    database_url: DatabaseUrl = None,
+    pin: Pins = None,
+    json_file: JsonFile = None,
+    keep: Keep = None,
+) -> None:
+    """Round trips of actions at a fixed rate, and live latency, while a fleet streams; the audit log checked."""
+    from loadtests.bench.actions import Options, run
+
+    options = Options(
+        rate=rate, agents=agents, containers=containers, log_lines=log_lines, subscribers=subscribers, topics=topics,
+        seconds=seconds, ramp_seconds=ramp, seed=seed, database_url=database_url, pins=_pins(pin),
+    )  # fmt: skip
+    _at_most("--topics", topics, options.watched, "the containers of its hosts that are not acted on")
+    _perform(lambda directory: run(options, directory), json_file, keep)
+
+
+def _at_most(option: str, value: int, most: int, why: str) -> None:
+    if value > most:
+        typer.echo(f"{option} {value}: expected at most {most}, which is {why}", err=True)
+        raise typer.Exit(_USAGE)
+
+
 def _pins(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
     from loadtests.bench.usage import parse_pins
 
@@ -79,6 +146,7 @@ def _pins(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
 
 
 def _perform(work: "Callable[[Path], Coroutine[Any, Any, Report]]", json_file: Path | None, keep: Path | None) -> None:
+    from loadtests.audit_check import AuditCheckError
     from loadtests.bench.figures import show, write
     from loadtests.children import ChildError
     from loadtests.stage import StageError
@@ -94,7 +162,7 @@ def _perform(work: "Callable[[Path], Coroutine[Any, Any, Report]]", json_file: P
             directory = keep
         try:
             report = asyncio.run(work(directory))
-        except (StageError, ChildError) as error:
+        except (StageError, ChildError, AuditCheckError) as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(_ENVIRONMENT) from None
         show(report)

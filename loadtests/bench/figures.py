@@ -48,11 +48,19 @@ class Report(Struct, frozen=True, kw_only=True):
         raise KeyError(name)
 
 
+def options_told(options: Any) -> dict[str, Any]:
+    """Options as a report holds them: all but a database's address, which may have a password in it."""
+    told: dict[str, Any] = msgspec.to_builtins(options)
+    if told.get("database_url") is not None:
+        told["database_url"] = "given"
+    return told
+
+
 def show(report: Report) -> None:
     """Write the table."""
     console = Console(highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, title=f"bench {report.benchmark}", title_justify="left")
-    table.add_column("figure")
+    table.add_column("figure", min_width=max((len(figure.name) for figure in report.figures), default=0))
     table.add_column("value", justify="right")
     table.add_column("unit")
     table.add_column("")

@@ -2,30 +2,27 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import asyncpg
-import jwt
-import msgspec
 
 from loadtests.bench import connections, raw_copy
-from loadtests.bench.figures import Figure, Report
+from loadtests.bench.figures import Figure, Report, options_told
 from loadtests.bench.plan import plan
 from loadtests.bench.usage import Component, Moment, postgres_component
-from loadtests.children import Child, python
 from loadtests.fingerprint import environment
+from loadtests.fleet_process import LEDGER, make_fleet, read_report
 from loadtests.measure import Latency
 from loadtests.scrape import Sample, scrape
-from loadtests.stage import ORG, ServerUnderTest, database, fingerprint, outer_environment
+from loadtests.stage import ServerUnderTest, database, fingerprint
 from loadtests.verify import Findings, verify_all
 from server.db.storage.base import Storage
 from server.db.storage.strategies import storage as strategy
 from simulator.scenario import Scenario
+from simulator.tokens import agent_token
 
 RAW_ROWS = 2_000_000
 ACK_LIMIT_MS = 1_000.0
@@ -90,7 +87,7 @@ async def run(options: Options, directory: Path, *, find_limit: bool) -> Report:
         found = await _find_limit(options, directory, load)
         figures += found
     return Report(
-        benchmark="ingest", options={**msgspec.to_builtins(options), "find_limit": find_limit},
+        benchmark="ingest", options={**options_told(options), "find_limit": find_limit},
         environment=await asyncio.to_thread(environment), figures=tuple(figures), failures=tuple(failures),
     )  # fmt: skip
 
@@ -147,7 +144,7 @@ async def _load(options: Options, directory: Path, *, whole: bool) -> Load:
             base = components[0].rss_bytes()
             load.bare_rss_bytes = await _memory(options, server, components[0], base, 0)
             load.labelled_rss_bytes = await _memory(options, server, components[0], base, options.containers)
-        fleet = _fleet(options, server, directory)
+        fleet = make_fleet(scenario, server, directory)
         stack.push_async_callback(fleet.stop)
         await fleet.start()
         components.append(Component("fleet", fleet.pid))
@@ -211,21 +208,12 @@ async def _memory(options: Options, server: ServerUnderTest, component: Componen
 
     The base is the same for all: what one round gave back to the allocator the next one uses again.
     """
-    tokens = [_agent_token(server.secret, f"memory-{containers}-{i}") for i in range(options.resting)]
+    tokens = [agent_token(server.secret, "bench", f"memory-{containers}-{i}") for i in range(options.resting)]
     sockets = await connections.connect_many(server.ws, tokens, containers)
     await asyncio.sleep(1)
     after = component.rss_bytes()
     await connections.close_all(sockets)
     return (after - base) / options.resting
-
-
-def _agent_token(secret: str, host: str) -> str:
-    now = int(time.time())
-    claims = {
-        "iss": "seatrial", "aud": "agent", "sub": host, "org": "bench", "iat": now, "exp": now + 3600,
-        "jti": uuid.uuid4().hex,
-    }  # fmt: skip
-    return jwt.encode(claims, secret, algorithm="HS256")
 
 
 def _scenario(options: Options) -> Scenario:
@@ -243,27 +231,15 @@ def _scenario(options: Options) -> Scenario:
     )  # fmt: skip
 
 
-def _fleet(options: Options, server: ServerUnderTest, directory: Path) -> Child:
-    arguments = [
-        "simulate", "--url", server.ws, "--org", ORG, "--agents", str(options.agents),
-        "--containers", str(options.containers), "--log-lines", str(options.log_lines),
-        "--ramp", f"{options.ramp_seconds:g}s", "--seed", str(options.seed),
-        "--duration", f"{options.seconds + options.ramp_seconds:g}s",
-        "--ledger", str(directory / "ledger.jsonl"), "--report", str(directory / "fleet.json"), "--json",
-    ]  # fmt: skip
-    environ = outer_environment() | {"SEATRIAL_JWT_SECRET": server.secret}
-    return Child("fleet", python("seatrial", *arguments), environ, directory / "fleet.log")
-
-
 def _read_report(load: Load, directory: Path) -> None:
-    report: dict[str, Any] = msgspec.json.decode((directory / "fleet.json").read_bytes())
+    report = read_report(directory)
     load.ack = Latency.decode([report["ack_latency_ms"]["hdr"]])
     load.frames_bytes = report["bytes_sent"] / max(1, report["batches"]["sent"])
     load.failures += [f"fleet: {reason}" for reason in report["invalid"]]
 
 
 async def _verified(directory: Path, storage: Storage, connection: asyncpg.Connection) -> Findings:
-    return await verify_all([directory / "ledger.jsonl"], storage, connection)
+    return await verify_all([directory / LEDGER], storage, connection)
 
 
 def _figures(options: Options, load: Load) -> list[Figure]:

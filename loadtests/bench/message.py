@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import jwt
 import msgspec
 
 from loadtests.bench.figures import Figure, Report, median
@@ -17,6 +16,7 @@ from loadtests.children import Child, python
 from loadtests.fingerprint import environment
 from loadtests.stage import ServerUnderTest, database, outer_environment
 from server.db.embedded import free_port
+from simulator.tokens import agent_token
 
 CONNECTIONS = 50
 CONTAINERS = 10
@@ -94,7 +94,7 @@ async def _drive(
 ) -> tuple[float, int, float]:
     """CPU seconds of the server, messages and seconds of one round."""
     out = directory / f"drive-{uuid.uuid4().hex}.json"
-    tokens = ",".join(_token(secret, f"bench-{i}") for i in range(CONNECTIONS))
+    tokens = ",".join(agent_token(secret, "bench", f"bench-{i}") for i in range(CONNECTIONS))
     driver = Child(
         "driver", python("loadtests.bench.driver", url, str(seconds), str(CONTAINERS), str(out)),
         outer_environment() | {"BENCH_TOKENS": tokens}, directory / "driver.log",
@@ -118,12 +118,3 @@ async def _drive(
         await driver.stop()
     done: dict[str, Any] = msgspec.json.decode(out.read_bytes())
     return used, done["messages"], done["seconds"]
-
-
-def _token(secret: str, host: str) -> str:
-    now = int(time.time())
-    claims = {
-        "iss": "seatrial", "aud": "agent", "sub": host, "org": "bench", "iat": now, "exp": now + 3600,
-        "jti": uuid.uuid4().hex,
-    }  # fmt: skip
-    return jwt.encode(claims, secret, algorithm="HS256")

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import asyncpg
 import psutil
 
+COMPONENTS = ("server", "postgres", "fleet", "receivers", "operators", "peers")
+"""What may be held to cores. No benchmark has all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Component:
@@ -93,10 +96,11 @@ def parse_pins(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """
     allowed = set(psutil.Process().cpu_affinity() or [])
     pins: dict[str, tuple[int, ...]] = {}
+    names = "=, ".join(COMPONENTS[:-1]) + f"= or {COMPONENTS[-1]}="
     for text in texts:
         name, equals, cores = text.partition("=")
-        if not equals or name not in {"server", "postgres", "fleet", "peers"}:
-            raise ValueError(f"--pin {text}: expected server=, postgres=, fleet= or peers= and cores as in 0 or 0-1")
+        if not equals or name not in COMPONENTS:
+            raise ValueError(f"--pin {text}: expected {names} and cores as in 0 or 0-1")
         first, _, last = cores.partition("-")
         if not (first.isdecimal() and (last or first).isdecimal()):
             raise ValueError(f"--pin {text}: expected cores as in 0 or 0-1")

@@ -49,7 +49,62 @@ def test_ingest_stands_beside_raw_copy(tmp_path: Path) -> None:
     assert found["ledger_verified_fraction"] == 1
 
 
+def test_fanout_stands_beside_stalled_neighbours(tmp_path: Path) -> None:
+    """Two pairs of halves: the readers get everything in both, and what stops reading is closed."""
+    done = bench(
+        "fanout", "--receivers", "10", "--topics", "6", "--stalled-share", "0.4", "--pairs", "2", "--seconds", "4",
+        "--warm-up", "6", "--agents", "5", "--containers", "4", "--json", str(tmp_path / "out.json"),
+    )  # fmt: skip
+
+    assert done.returncode in {0, 12}, done.stderr
+    found = figures(tmp_path / "out.json")
+    assert [name for name, value in found.items() if value is None] == []
+    assert found["offered"] == 60
+    for kind in ("without", "stalled"):
+        assert found[f"deliveries_{kind}"]
+        assert found[f"live_p99_{kind}"]
+        assert found[f"server_cpu_per_delivery_{kind}"]
+    assert found["stalls"]
+    assert found["closed_4008"]
+    low, middle, high = (found[name] for name in ("p99_ratio_low", "p99_stalled_to_without", "p99_ratio_high"))
+    assert low is not None
+    assert middle is not None
+    assert high is not None
+    assert low <= middle <= high
+    assert {found["p99_ratio_pair_1"], found["p99_ratio_pair_2"]} == {low, high}
+
+
+def test_actions_are_all_told_and_audited(tmp_path: Path) -> None:
+    """Every attempt ends and has its row; the server's share is the round trip less what a host takes, 50 to 250 ms."""
+    done = bench(
+        "actions", "--rate", "10", "--agents", "10", "--containers", "4", "--subscribers", "5", "--topics", "3",
+        "--seconds", "4", "--ramp", "1", "--json", str(tmp_path / "out.json"),
+    )  # fmt: skip
+
+    assert done.returncode in {0, 12}, done.stderr
+    found = figures(tmp_path / "out.json")
+    assert [name for name, value in found.items() if value is None] == []
+    assert (found["attempts"], found["succeeded"], found["audit_rows"]) == (40, 40, 40)
+    assert [found[name] for name in ("audit_missing", "audit_duplicate", "audit_wrong", "actions_executed_twice")] == [
+        0
+    ] * 4
+    for key in ("p50", "p99"):
+        whole, share = found[f"round_trip_{key}"], found[f"server_share_{key}"]
+        assert whole is not None
+        assert share is not None
+        assert 0 < share < whole
+    assert found["live_p99"]
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    """An unknown component, and a folder that is there already."""
+    """An unknown component, a folder that is there already, and more topics than there are containers."""
     assert "--pin nobody=0: expected" in bench("message", "--pin", "nobody=0").stderr
     assert "expected a new folder" in bench("message", "--keep", str(tmp_path)).stderr
+    assert (
+        "--topics 7: expected at most 6"
+        in bench("fanout", "--agents", "2", "--containers", "3", "--topics", "7").stderr
+    )
+    assert (
+        "--topics 5: expected at most 4"
+        in bench("actions", "--agents", "2", "--containers", "3", "--topics", "5").stderr
+    )

@@ -34,7 +34,7 @@ def denied(number: int = 2, **changes: Any) -> Attempt:
 def entry(number: int = 1, **changes: Any) -> AuditEntry:
     """The row of `attempt`."""
     fields: dict[str, Any] = {
-        "id": 100 + number, "at": 1, "actor": "ann", "role": "operator", "action": "container.stop",
+        "id": str(100 + number), "at": 1, "actor": "ann", "role": "operator", "action": "container.stop",
         "target": "container:7", "reason": f"{RUN}/{number}", "result": "succeeded", "action_id": f"a{number}",
     }  # fmt: skip
     return AuditEntry(**(fields | changes))
@@ -73,7 +73,7 @@ def test_an_attempt_without_a_row_is_missing(one: Attempt) -> None:
 
 def test_a_second_row_is_a_duplicate() -> None:
     """Also where both tell the truth."""
-    assert found([attempt()], [entry(), entry(id=500)], a1=1).counts == {"duplicate": 1}
+    assert found([attempt()], [entry(), entry(id="500")], a1=1).counts == {"duplicate": 1}
     assert found([denied(1)], [denial(1), denial(1), denial(1)]).counts == {"duplicate": 2}
 
 

@@ -133,7 +133,7 @@ def test_a_wrong_log_is_told(lines: str, failure: str) -> None:
 def entry(number: int) -> dict[str, Any]:
     """An audit entry."""
     return {
-        "id": number, "at": 1, "actor": "a", "role": "admin", "action": "host.enrol", "target": "host:x", "reason": "",
+        "id": str(number), "at": 1, "actor": "a", "role": "admin", "action": "host.enrol", "target": "host:x", "reason": "",
         "result": "done",
     }  # fmt: skip
 

@@ -1,0 +1,80 @@
+"""The fleet of a run: its process, as users start it, and the files that it leaves."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loadtests.children import Child, python
+from loadtests.scrape import scrape
+from loadtests.stage import ORG, ServerUnderTest, outer_environment
+from simulator.scenario import Scenario
+
+LEDGER, REPORT = "ledger.jsonl", "fleet.json"
+CONNECT_SECONDS = 60.0
+"""Longest wait for the last agent after the ramp."""
+_LOOK_SECONDS = 0.2
+
+
+def make_fleet(scenario: Scenario, server: ServerUnderTest, directory: Path, *, endless: bool = False) -> Child:
+    """The fleet of a scenario, not started yet.
+
+    Args:
+        scenario: says how many agents, of what kind, and how long.
+        server: to which they connect.
+        directory: gets `LEDGER`, `REPORT` and the log.
+        endless: it stays until it is stopped, however long the scenario is.
+    """
+    fleet = scenario.fleet
+    arguments = [
+        "simulate", "--url", server.ws, "--org", ORG, "--agents", str(fleet.agents),
+        "--containers", str(fleet.containers), "--interval", f"{fleet.interval_seconds:g}s",
+        "--log-lines", str(fleet.log_lines), "--ramp", f"{fleet.ramp_seconds:g}s", "--seed", str(scenario.seed),
+        "--transport", fleet.transport, "--ledger", str(directory / LEDGER), "--report", str(directory / REPORT),
+        "--json",
+    ]  # fmt: skip
+    if not endless:
+        arguments += ["--duration", f"{scenario.duration_seconds:g}s"]
+    environ = outer_environment() | {"SEATRIAL_JWT_SECRET": server.secret}
+    return Child("fleet", python("seatrial", *arguments), environ, directory / "fleet.log")
+
+
+async def until_connected(fleet: Child, scenario: Scenario, server: ServerUnderTest) -> None:
+    """Wait for the last agent.
+
+    Raises:
+        ChildError: the fleet ended, or agents were missing `CONNECT_SECONDS` after the ramp.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + scenario.fleet.ramp_seconds + CONNECT_SECONDS
+    connected = 0.0
+    while connected < scenario.fleet.agents:
+        if not fleet.running:
+            raise fleet.failure(f"ended with exit code {fleet.exit_code}")
+        if loop.time() > deadline:
+            raise fleet.failure(f"had {connected:.0f} agents connected, expected {scenario.fleet.agents}")
+        await asyncio.sleep(_LOOK_SECONDS)
+        counters = await scrape(f"{server.http}/metrics")
+        connected = counters.get(("seatrial_agents_connected", ""), 0.0) if counters else 0.0
+
+
+async def leave(fleet: Child) -> None:
+    """Let it leave in order.
+
+    Raises:
+        ChildError: it had ended with an error.
+    """
+    await fleet.stop()
+    if fleet.exit_code not in {0, 12}:  # 12: its own report says why
+        raise fleet.failure(f"ended with exit code {fleet.exit_code}")
+
+
+def read_report(directory: Path) -> dict[str, Any]:
+    """What the fleet reported at its end.
+
+    Raises:
+        OSError, msgspec.DecodeError: it left none.
+    """
+    report: dict[str, Any] = msgspec.json.decode((directory / REPORT).read_bytes())
+    return report
