@@ -23,6 +23,7 @@ from server.protocol.messages import (
     Window,
 )
 from server.quotas import Organisation
+from server.rows import metric_head
 from server.sockets import Socket
 
 GONE = frozenset({"removed", "dead"})
@@ -42,13 +43,14 @@ class TrackedContainer:
     """A container of an agent: its key, its newest times, and what the live view shows of it."""
 
     __slots__ = (
-        "floor_at", "id", "info", "key", "last_at", "last_log", "late_log_bytes", "live_at", "log_bytes", "log_mark",
+        "floor_at", "head", "id", "info", "key", "last_at", "last_log", "late_log_bytes", "live_at", "log_bytes", "log_mark",
         "newest", "pinned", "removed_at", "series",
     )  # fmt: skip
 
     def __init__(self, org: str, host: str, info: Container) -> None:
         self.id = container_id(org, host, info.id)
         self.key = str(self.id)
+        self.head = metric_head(self.id)
         self.last_at = 0
         """Newest sample of this epoch: the next must be later."""
         self.floor_at = 0

@@ -19,7 +19,7 @@ from server.protocol.close_codes import CloseCode
 from server.protocol.codec import BadRow, Decoded
 from server.protocol.error_codes import ErrorCode, RejectReason
 from server.protocol.messages import About, Batch, Log, LogLine, Pulse, Rejected
-from server.rows import LINE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES, pack_log, pack_metric
+from server.rows import LINE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES, pack_log, pack_metric, pack_time
 from server.windows import Budget, Windows
 
 BATCH_OVERHEAD_BYTES = 600
@@ -226,6 +226,7 @@ class Ingest:
         rows = pending.metric_rows
         refused: list[int] = []
         batch_at, replay = batch.at, pending.replay
+        batch_time = pack_time(batch_at)
         for metric in batch.metrics:
             container = containers.get(metric.ref)
             at = metric.at
@@ -243,7 +244,8 @@ class Ingest:
             container.last_at = max(container.last_at, at)
             if at <= container.floor_at:
                 pending.replay = replay = True
-            rows.append(pack_metric(container.id, at, metric.cpu, metric.mem, metric.rx, metric.tx))
+            time = batch_time if at == batch_at else pack_time(at)
+            rows.append(pack_metric(container.head, time, metric.cpu, metric.mem, metric.rx, metric.tx))
             if at > container.live_at:
                 container.live_at = at
                 container.newest = metric

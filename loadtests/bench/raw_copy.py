@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from server.db.storage.base import CopyTarget, Storage
-from server.rows import STREAMS, copy_data, pack_log, pack_metric
+from server.rows import STREAMS, copy_data, metric_head, pack_log, pack_metric, pack_time
 
 ROWS_PER_COPY = 10_000
 """Rows of a COPY and its transaction: about what a lane gathers in 100 ms at 100,000 rows/s."""
@@ -67,8 +67,8 @@ async def _stored(connection: asyncpg.Connection, target: CopyTarget, most: int)
 
 def _metric(row: Any) -> bytes:
     return pack_metric(
-        row["container_id"], row["at"], row["cpu_percent"], row["memory_bytes"], row["network_rx_bytes"],
-        row["network_tx_bytes"],
+        metric_head(row["container_id"]), pack_time(row["at"]), row["cpu_percent"], row["memory_bytes"],
+        row["network_rx_bytes"], row["network_tx_bytes"],
     )  # fmt: skip
 
 

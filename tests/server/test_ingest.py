@@ -13,7 +13,7 @@ from server.protocol.codec import BadRow, Decoded
 from server.protocol.error_codes import ErrorCode, RejectReason
 from server.protocol.messages import About, Batch, Log, Metric, Pulse, Rejected
 from server.registry import Registry
-from server.rows import log_line_number, pack_log, pack_metric, row_key
+from server.rows import log_line_number, metric_head, pack_log, pack_metric, pack_time, row_key
 from server.windows import Budget
 from tests.support.core import (
     OTHER_EPOCH,
@@ -303,8 +303,8 @@ class TestRows:
         zero, one = (rig.agent.session.record.containers[ref].id for ref in (0, 1))
 
         assert batch.metric_rows == [
-            pack_metric(zero, NOW, 1.5, 2, None, None),
-            pack_metric(one, NOW - 5, None, None, None, None),
+            pack_metric(metric_head(zero), pack_time(NOW), 1.5, 2, None, None),
+            pack_metric(metric_head(one), pack_time(NOW - 5), None, None, None, None),
         ]
         assert batch.log_rows == [pack_log(one, NOW, 3, "stderr", "a\ufffdb".encode(), partial=True, truncated=False)]
         assert (list(batch.metric_positions), list(batch.log_positions)) == ([0, 1], [0])

@@ -21,8 +21,10 @@ from server.rows import (
     STREAMS,
     copy_data,
     log_line_number,
+    metric_head,
     pack_log,
     pack_metric,
+    pack_time,
     row_key,
 )
 from tests.support.lanes import logs, metrics
@@ -45,7 +47,7 @@ lines = st.builds(
 def packed(row: MetricRow | LogRow) -> bytes:
     """A row as the server packs it."""
     if isinstance(row, MetricRow):
-        return pack_metric(*row)
+        return pack_metric(metric_head(row.container_id), pack_time(row.at), *row[2:])
     text, _ = clean_log_text(row.text, 2**20)
     return pack_log(row.container_id, row.at, row.line, row.stream, text, row.partial, row.truncated)
 
