@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from simulator.scenario_format import (
     FAULT_KEYS,
+    FAULTS,
     KEYS,
     OPERATORS,
     Key,
@@ -113,6 +114,25 @@ class Fault(Struct, frozen=True, kw_only=True):
     at_seconds: float
     """After the start of the load."""
     kind: str
+    for_seconds: float = 0.0
+    """How long it lasts; 0: its kind knows no duration."""
+    fraction: float = 0.0
+    """Share of the connections; 0: its kind knows none."""
+
+    @property
+    def part(self) -> str:
+        """What breaks: `server`, `postgres` or `network`."""
+        return FAULTS[self.kind].part
+
+    def describe(self) -> str:
+        """For people: `postgres_stop at 15s for 20s`."""
+        words = [self.kind]
+        if self.fraction:
+            words.append(f"of {self.fraction:.4g}")
+        words.append(f"at {seconds(self.at_seconds)}")
+        if self.for_seconds:
+            words.append(f"for {seconds(self.for_seconds)}")
+        return " ".join(words)
 
 
 class Threshold(Struct, frozen=True, kw_only=True):
@@ -178,8 +198,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
             f"It is pruned every {seconds(storage.prune_interval_seconds)}.",
         ]
         if self.faults:
-            faults = ", ".join(f"{fault.kind} at {seconds(fault.at_seconds)}" for fault in self.faults)
-            sentences.append(f"Faults: {faults}.")
+            sentences.append(f"Faults: {', '.join(fault.describe() for fault in self.faults)}.")
         return " ".join(sentences)
 
     def _others(self) -> list[str]:
@@ -268,16 +287,17 @@ class _Reader:
         """
         for key, known in KEYS.items():
             if key not in self._given:
-                self._default(key, known, self._values)
+                self._default(key, known, self._values, key)
         for key, value in self._given.items():
             try:
                 self._read(key, value)
             except ValueError as wrong:
                 self._wrong(key, value, str(wrong))
         for i, fault in enumerate(self._faults):
-            for name, known in FAULT_KEYS.items():
+            kind = FAULTS.get(fault.get("kind", ""))
+            for name in ("at", "kind", *(kind.keys if kind else ())):
                 if f"fault[{i}].{name}" not in self._given and f"fault[{i}]" not in self._given:
-                    self._default(f"fault[{i}].{name}", known, fault)
+                    self._default(f"fault[{i}].{name}", FAULT_KEYS[name], fault, name)
         self._check_combinations()
         if self._problems:
             raise ScenarioError(*self._problems)
@@ -293,8 +313,13 @@ class _Reader:
             server=Server(**self._section("server"), env=self._env),
             storage=Storage(**self._section("storage", "retention", "prune_interval")),
             faults=tuple(
-                Fault(at_seconds=fault["at"], kind=fault["kind"])
-                for fault in sorted(self._faults, key=lambda fault: float(fault["at"]))
+                Fault(
+                    at_seconds=fault["at"],
+                    kind=fault["kind"],
+                    for_seconds=fault.get("for", 0.0),
+                    fraction=fault.get("fraction", 0.0),
+                )
+                for fault in sorted(self._faults, key=_begins)
             ),
             thresholds=tuple(self._thresholds),
         )
@@ -321,21 +346,16 @@ class _Reader:
         else:
             raise ValueError(_unknown_key(key))
 
-    def _default(self, key: str, known: Key, into: dict[str, Any]) -> None:
+    def _default(self, key: str, known: Key, into: dict[str, Any], name: str) -> None:
         if known.default is ...:
             self._wrong(key, ..., f"missing; {known.meaning[0].lower()}{known.meaning[1:]}")
         else:
-            into[key] = known.read(known.default)
+            into[name] = known.read(known.default)
 
     def _check_combinations(self) -> None:
         """What no single key shows. A key with a mistake of its own is left out."""
         values = self._values
-        duration = values.get("duration")
-        for i, fault in enumerate(self._faults):
-            if duration is not None and fault.get("at", 0) >= duration:
-                self._conflict(f"fault[{i}].at", f"must lie inside the duration of {seconds(duration)}")
-            if fault.get("kind") == "server_kill" and values.get("server.restart") is False:
-                self._conflict(f"fault[{i}].kind", "needs server.restart = true, or the run ends there")
+        self._check_faults()
         for shorter, longer in _SHORTER_THAN.items():
             if shorter in values and longer in values and values[shorter] >= values[longer]:
                 self._conflict(shorter, f"must be shorter than {longer} ({seconds(values[longer])})")
@@ -345,12 +365,51 @@ class _Reader:
             if idle and rate in self._given:
                 self._conflict(rate, f"has no effect without {' or '.join(users)}")
 
+    def _check_faults(self) -> None:
+        duration = self._values.get("duration")
+        for i, fault in enumerate(self._faults):
+            key, kind = f"fault[{i}]", FAULTS.get(fault.get("kind", ""))
+            if duration is not None and fault.get("at", 0) >= duration:
+                self._conflict(f"{key}.at", f"must lie inside the duration of {seconds(duration)}")
+            elif duration is not None and _ends(fault) >= duration:
+                self._conflict(f"{key}.for", f"must end inside the duration of {seconds(duration)}")
+            if kind is None:
+                continue
+            for name in [name for name in fault if name not in {"at", "kind", *kind.keys}]:
+                self._conflict(f"{key}.{name}", f"has no effect with {fault['kind']}")
+            if kind.part == "server" and self._values.get("server.restart") is False:
+                self._conflict(f"{key}.kind", "needs server.restart = true, or the run ends there")
+        self._check_overlaps()
+
+    def _check_overlaps(self) -> None:
+        """What is broken already cannot break."""
+        whole = [(i, fault) for i, fault in enumerate(self._faults) if "at" in fault and "kind" in fault]
+        last: dict[str, dict[str, Any]] = {}
+        for i, fault in sorted(whole, key=lambda item: _begins(item[1])):
+            part = FAULTS[fault["kind"]].part
+            before = last.get(part)
+            if before is not None and fault["at"] <= _ends(before):
+                self._conflict(
+                    f"fault[{i}].at", f"must lie after the end of {before['kind']} at {seconds(_ends(before))}"
+                )
+            last[part] = fault
+
     def _conflict(self, key: str, expected: str) -> None:
-        self._wrong(key, self._given[key] if key in self._given else KEYS[key].default, expected)
+        default = KEYS[key].default if key in KEYS else FAULT_KEYS[key.rpartition(".")[2]].default
+        self._wrong(key, self._given.get(key, default), expected)
 
     def _wrong(self, key: str, value: object, expected: str) -> None:
         source = "override" if key in self._overrides else str(self._path)
         self._problems.append(Problem(source, key, value, expected))
+
+
+def _begins(fault: Mapping[str, Any]) -> float:
+    return float(fault["at"])
+
+
+def _ends(fault: Mapping[str, Any]) -> float:
+    """When a fault is over; only a kind that lasts has a `for`."""
+    return float(fault.get("at", 0)) + float(fault.get("for", 0))
 
 
 def _threshold(key: str, value: object) -> Threshold:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,7 +80,9 @@ class Ledger:
 def verifier_of(ledger: Ledger, rows: Rows, patience_seconds: float) -> Verifier:
     """A verifier of all that is stored in `rows`."""
     connection = cast("asyncpg.Connection", rows)
-    return Verifier([ledger.path], cast("Storage", rows), connection, patience_seconds=patience_seconds)
+    return Verifier(
+        [ledger.path], cast("Storage", rows), lambda: nullcontext(connection), patience_seconds=patience_seconds
+    )
 
 
 async def verified(ledger: Ledger, rows: Rows, patience_seconds: float = 0.1) -> Findings:
