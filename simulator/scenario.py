@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from simulator.scenario_faults import Fault, begins, conflicts
 from simulator.scenario_format import (
     FAULT_KEYS,
     FAULTS,
@@ -106,33 +107,6 @@ class Storage(Struct, frozen=True, kw_only=True):
     strategy: str
     retention_seconds: float
     prune_interval_seconds: float
-
-
-class Fault(Struct, frozen=True, kw_only=True):
-    """Something that breaks on purpose."""
-
-    at_seconds: float
-    """After the start of the load."""
-    kind: str
-    for_seconds: float = 0.0
-    """How long it lasts; 0: its kind knows no duration."""
-    fraction: float = 0.0
-    """Share of the connections; 0: its kind knows none."""
-
-    @property
-    def part(self) -> str:
-        """What breaks: `server`, `postgres` or `network`."""
-        return FAULTS[self.kind].part
-
-    def describe(self) -> str:
-        """For people: `postgres_stop at 15s for 20s`."""
-        words = [self.kind]
-        if self.fraction:
-            words.append(f"of {self.fraction:.4g}")
-        words.append(f"at {seconds(self.at_seconds)}")
-        if self.for_seconds:
-            words.append(f"for {seconds(self.for_seconds)}")
-        return " ".join(words)
 
 
 class Threshold(Struct, frozen=True, kw_only=True):
@@ -319,7 +293,7 @@ class _Reader:
                     for_seconds=fault.get("for", 0.0),
                     fraction=fault.get("fraction", 0.0),
                 )
-                for fault in sorted(self._faults, key=_begins)
+                for fault in sorted(self._faults, key=begins)
             ),
             thresholds=tuple(self._thresholds),
         )
@@ -355,7 +329,10 @@ class _Reader:
     def _check_combinations(self) -> None:
         """What no single key shows. A key with a mistake of its own is left out."""
         values = self._values
-        self._check_faults()
+        for key, expected in conflicts(
+            self._faults, values.get("duration"), restart=values.get("server.restart") is not False
+        ):
+            self._conflict(key, expected)
         for shorter, longer in _SHORTER_THAN.items():
             if shorter in values and longer in values and values[shorter] >= values[longer]:
                 self._conflict(shorter, f"must be shorter than {longer} ({seconds(values[longer])})")
@@ -365,35 +342,6 @@ class _Reader:
             if idle and rate in self._given:
                 self._conflict(rate, f"has no effect without {' or '.join(users)}")
 
-    def _check_faults(self) -> None:
-        duration = self._values.get("duration")
-        for i, fault in enumerate(self._faults):
-            key, kind = f"fault[{i}]", FAULTS.get(fault.get("kind", ""))
-            if duration is not None and fault.get("at", 0) >= duration:
-                self._conflict(f"{key}.at", f"must lie inside the duration of {seconds(duration)}")
-            elif duration is not None and _ends(fault) >= duration:
-                self._conflict(f"{key}.for", f"must end inside the duration of {seconds(duration)}")
-            if kind is None:
-                continue
-            for name in [name for name in fault if name not in {"at", "kind", *kind.keys}]:
-                self._conflict(f"{key}.{name}", f"has no effect with {fault['kind']}")
-            if kind.part == "server" and self._values.get("server.restart") is False:
-                self._conflict(f"{key}.kind", "needs server.restart = true, or the run ends there")
-        self._check_overlaps()
-
-    def _check_overlaps(self) -> None:
-        """What is broken already cannot break."""
-        whole = [(i, fault) for i, fault in enumerate(self._faults) if "at" in fault and "kind" in fault]
-        last: dict[str, dict[str, Any]] = {}
-        for i, fault in sorted(whole, key=lambda item: _begins(item[1])):
-            part = FAULTS[fault["kind"]].part
-            before = last.get(part)
-            if before is not None and fault["at"] <= _ends(before):
-                self._conflict(
-                    f"fault[{i}].at", f"must lie after the end of {before['kind']} at {seconds(_ends(before))}"
-                )
-            last[part] = fault
-
     def _conflict(self, key: str, expected: str) -> None:
         default = KEYS[key].default if key in KEYS else FAULT_KEYS[key.rpartition(".")[2]].default
         self._wrong(key, self._given.get(key, default), expected)
@@ -401,15 +349,6 @@ class _Reader:
     def _wrong(self, key: str, value: object, expected: str) -> None:
         source = "override" if key in self._overrides else str(self._path)
         self._problems.append(Problem(source, key, value, expected))
-
-
-def _begins(fault: Mapping[str, Any]) -> float:
-    return float(fault["at"])
-
-
-def _ends(fault: Mapping[str, Any]) -> float:
-    """When a fault is over; only a kind that lasts has a `for`."""
-    return float(fault.get("at", 0)) + float(fault.get("for", 0))
 
 
 def _threshold(key: str, value: object) -> Threshold:

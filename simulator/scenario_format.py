@@ -29,7 +29,7 @@ FAULTS: dict[str, FaultKind] = {
     "server_kill": FaultKind("The server gets SIGKILL: no close frame, no last flush.", "server"),
     "server_term": FaultKind("The server gets SIGTERM: it drains, and ends with exit code 0.", "server"),
     "postgres_kill": FaultKind(
-        "The postmaster gets SIGKILL, and its backends with it; `for` later Postgres is started again.",
+        "The postmaster gets SIGKILL, and its backends end with it; `for` later Postgres is started again.",
         "postgres",
         ("for",),
     ),
