@@ -29,6 +29,7 @@ def run(
     Exit code: 0 passed, 10 a threshold failed, 11 data was lost, altered or invented, 12 the run is invalid, 2 wrong
     usage or scenario, 3 the environment could not be set up, 130 interrupted.
     """
+    from loadtests.faults import check_breakable
     from loadtests.result import create_run_directory, show, write_result
     from loadtests.run import ChildError, StageError
     from loadtests.run import run as perform
@@ -44,6 +45,7 @@ def run(
     try:
         loaded = load(scenario, overrides)
         validate_thresholds(loaded)
+        check_breakable(loaded, database_url)
     except ScenarioError as error:
         _fail(_USAGE, str(error))
     try:

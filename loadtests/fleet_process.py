@@ -17,18 +17,21 @@ CONNECT_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
 
 
-def make_fleet(scenario: Scenario, server: ServerUnderTest, directory: Path, *, endless: bool = False) -> Child:
+def make_fleet(
+    scenario: Scenario, server: ServerUnderTest, directory: Path, *, url: str | None = None, endless: bool = False
+) -> Child:
     """The fleet of a scenario, not started yet.
 
     Args:
         scenario: says how many agents, of what kind, and how long.
         server: to which they connect.
+        url: the way there, if not straight.
         directory: gets `LEDGER`, `REPORT` and the log.
         endless: it stays until it is stopped, however long the scenario is.
     """
     fleet = scenario.fleet
     arguments = [
-        "simulate", "--url", server.ws, "--org", ORG, "--agents", str(fleet.agents),
+        "simulate", "--url", url or server.ws, "--org", ORG, "--agents", str(fleet.agents),
         "--containers", str(fleet.containers), "--interval", f"{fleet.interval_seconds:g}s",
         "--log-lines", str(fleet.log_lines), "--ramp", f"{fleet.ramp_seconds:g}s", "--seed", str(scenario.seed),
         "--transport", fleet.transport, "--ledger", str(directory / LEDGER), "--report", str(directory / REPORT),

@@ -52,7 +52,9 @@ class FaultDone(Struct, frozen=True, kw_only=True):
     """A fault as it happened."""
 
     at_us: int
-    """Unix microseconds."""
+    """Unix microseconds: when it began."""
+    ended_at_us: int
+    """When it was over, and what was broken was mended; the server is started again by others."""
     kind: str
     detail: str = ""
 

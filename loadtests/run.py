@@ -8,22 +8,26 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import asyncpg
 import msgspec
 
 from loadtests.answers import AuditEntry
 from loadtests.attempts import read_attempts
 from loadtests.audit_check import AuditCheckError, AuditFindings, compare, read_audit
 from loadtests.children import MAX_GENERATOR_CPU, Child, ChildError
+from loadtests.database import AWAY, Reconnecting
+from loadtests.faults import FaultError, Faults
 from loadtests.fingerprint import Postgres, environment
 from loadtests.fleet_process import LEDGER, REPORT, make_fleet
+from loadtests.fleet_report import catalogue as fleet_catalogue
+from loadtests.fleet_report import read_report
 from loadtests.measure import Latency, Series, now_us
+from loadtests.network import Network
 from loadtests.progress import Progress
 from loadtests.recorded import catalogue, read_measurements
 from loadtests.result import FaultDone, Result, summarise
@@ -41,6 +45,8 @@ from simulator.scenario import Fault, Scenario
 FLEET_GRACE_SECONDS = 30.0
 """Beyond its duration: connecting, the last acknowledgements, leaving."""
 USERS_GRACE_SECONDS = 20.0
+LOOK_SECONDS, VERIFY_SECONDS = 2.0, 120.0
+"""Deadlines of the runner's statements: the sampler's, which has more to look at, and the verifier's."""
 
 _Measurement = Latency | Series | float
 
@@ -52,6 +58,8 @@ class Outcome:
     postgres: Postgres | None = None
     measured: dict[str, _Measurement] = field(default_factory=dict)
     faults: list[FaultDone] = field(default_factory=list)
+    """In the order in which they began, once the load is over."""
+    server_failures: int = 0
     invalid: list[str] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
     audit: AuditFindings | None = None
@@ -71,6 +79,7 @@ class Run:
         self._started_us = now_us()
         self._sampler: Sampler | None = None
         self._server: ServerUnderTest | None = None
+        self._network: Network | None = None
         self._fleet: Child | None = None
         self._users: Child | None = None
 
@@ -93,20 +102,25 @@ class Run:
         scenario, directory = self._scenario, self._directory
         async with AsyncExitStack() as stack:
             self._progress.say("starting Postgres")
-            dsn = await stack.enter_async_context(database(self._database_url, directory / "postgres.log"))
+            dsn, postgres = await stack.enter_async_context(database(self._database_url, directory / "postgres.log"))
             server = self._server = ServerUnderTest(scenario, dsn, directory)
             stack.push_async_callback(lambda: server.child.stop())  # noqa: PLW0108 - the child changes with a restart
             self._progress.say("starting the server")
             await server.start()
             storage = strategy(scenario.storage.strategy)
-            looking, verifying = [await self._connect(stack, dsn) for _ in range(2)]
-            self._outcome.postgres = await fingerprint(looking)
-            self._outcome.invalid += self._outcome.postgres.weaknesses()
-            sampler = self._sampler = Sampler(f"{server.http}/metrics", storage, looking)
-            verifier = stack.enter_context(Verifier([directory / LEDGER], storage, verifying))
+            looking = Reconnecting(dsn, statement_seconds=LOOK_SECONDS)
+            verifying = Reconnecting(dsn, statement_seconds=VERIFY_SECONDS)
+            stack.callback(looking.close)
+            stack.callback(verifying.close)
+            await self._look_at_postgres(looking)
+            network = self._network = await self._start_network(stack, server)
+            sampler = self._sampler = Sampler(server.http, storage, looking)
+            verifier = stack.enter_context(Verifier([directory / LEDGER], storage, verifying.use))
             rolling = RollingVerifier(verifier, scenario.storage.retention_seconds)
             self._outcome.findings = verifier.findings
-            fleet = self._fleet = make_fleet(self._scenario, server, self._directory)
+            fleet = self._fleet = make_fleet(
+                self._scenario, server, self._directory, url=network.ws if network else None
+            )
             stack.push_async_callback(fleet.stop)
             await fleet.start()
             users = self._users = make_users(scenario, server, directory) if scenario.users else None
@@ -117,14 +131,16 @@ class Run:
                 background.start(sampler.run())
                 checking = background.start(rolling.run())
                 background.start(self._watch_server(server, sampler))
-                background.start(self._faults(server))
+                for fault in scenario.faults:
+                    background.start(self._break(Faults(server, postgres, network), fault))
                 background.start(self._show(sampler))
                 if users is not None:
                     background.start(self._watch_cpu(users))
                 await self._load(fleet, users, background)
                 rolling.stop()
-                with suppress(LedgerError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                with suppress(LedgerError, OSError):
                     await checking
+            self._count_faults()
             await sampler.sample()
             entries = await self._audit(server) if scenario.actions.operators else None
             self._progress.say("stopping the server")
@@ -136,13 +152,22 @@ class Run:
 
     # -- parts
 
-    async def _connect(self, stack: AsyncExitStack, dsn: str) -> asyncpg.Connection:
+    async def _look_at_postgres(self, looking: Reconnecting) -> None:
         try:
-            connection = await asyncpg.connect(dsn, timeout=10, command_timeout=120)
-        except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+            async with looking.use() as connection:
+                self._outcome.postgres = await fingerprint(connection)
+        except AWAY as error:
             raise StageError(f"the run's database: {error}") from None
-        stack.callback(connection.terminate)
-        return connection
+        self._outcome.invalid += self._outcome.postgres.weaknesses()
+
+    async def _start_network(self, stack: AsyncExitStack, server: ServerUnderTest) -> Network | None:
+        """The proxy, where a fault needs it."""
+        if not any(fault.part == "network" for fault in self._scenario.faults):
+            return None
+        network = Network(server.port, self._scenario.seed, self._directory / "network.log")
+        stack.push_async_callback(network.child.stop)
+        await network.start()
+        return network
 
     async def _audit(self, server: ServerUnderTest) -> list[AuditEntry] | None:
         """The audit log of this run; None: it cannot be read, which makes the run invalid."""
@@ -189,22 +214,36 @@ class Run:
     async def _watch_server(self, server: ServerUnderTest, sampler: Sampler) -> None:
         """Notice that the server died, and start it again if the scenario says so."""
         while True:
-            code = await server.child.wait()
+            as_told = await server.ended()
+            code = server.child.exit_code
             sampler.server_ended()
+            self._outcome.server_failures += not as_told
             if not self._scenario.server.restart:
                 self._outcome.invalid.append(f"the server ended during the run with exit code {code}")
                 return
             self._progress.say(f"the server ended with exit code {code}: starting it again")
             await server.restart()
 
-    async def _faults(self, server: ServerUnderTest) -> None:
-        kinds: dict[str, Callable[[], Awaitable[str]]] = {"server_kill": lambda: _kill(server)}
-        begun = asyncio.get_running_loop().time()
-        for fault in sorted(self._scenario.faults, key=_when):
-            await asyncio.sleep(max(0.0, begun + fault.at_seconds - asyncio.get_running_loop().time()))
-            detail = await kinds[fault.kind]()
-            self._outcome.faults.append(FaultDone(at_us=now_us(), kind=fault.kind, detail=detail))
-            self._progress.say(f"fault: {fault.kind}: {detail}")
+    async def _break(self, faults: Faults, fault: Fault) -> None:
+        """Do a fault at its time, which counts from now."""
+        await asyncio.sleep(fault.at_seconds)
+        self._progress.say(f"fault: {fault.kind}")
+        try:
+            done = await faults.perform(fault)
+        except FaultError as error:
+            self._outcome.invalid.append(f"the fault {fault.describe()} did not happen: {error}")
+            return
+        self._outcome.faults.append(done)
+        self._progress.say(f"fault: {fault.kind}: {done.detail}")
+
+    def _count_faults(self) -> None:
+        """A fault that was still under way when the load ended is none that the load has met."""
+        self._outcome.faults.sort(key=lambda fault: fault.at_us)
+        left = len(self._scenario.faults) - len(self._outcome.faults)
+        if left and not self._outcome.invalid:
+            self._outcome.invalid.append(
+                f"{left} of {len(self._scenario.faults)} faults were not over when the load ended"
+            )
 
     async def _watch_cpu(self, users: Child) -> None:
         """A Locust process that has no core left measures itself."""
@@ -238,7 +277,7 @@ class Run:
         retention_us = int(self._scenario.storage.retention_seconds * 1e6)
         try:
             await rolling.finish(now_us() - retention_us)
-        except (LedgerError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (LedgerError, *AWAY) as error:
             self._outcome.invalid.append(f"the ledger could not be verified to its end: {error}")
 
     def _measure(self) -> None:
@@ -247,19 +286,23 @@ class Run:
         if self._sampler is not None:
             measured.update(self._sampler.series)
             measured["insert_batch_ms"] = self._sampler.flushes()
+            measured["server_unready_s"] = self._sampler.unready_seconds
+            for name in ("rows_replayed", "batches_replayed"):
+                measured[name] = self._sampler.total(f"seatrial_{name}_total")
         if self._server is not None:
             measured["server_restarts"] = float(self._server.restarts)
+            measured["server_failures"] = float(outcome.server_failures)
+        if self._network is not None:
+            measured["connection_resets"] = float(self._network.carried.resets)
+            measured["withheld_bytes"] = float(self._network.carried.withheld_bytes)
         if self._fleet is not None:
             try:
-                report: dict[str, Any] = msgspec.json.decode((self._directory / REPORT).read_bytes())
-            except (OSError, msgspec.DecodeError) as error:
+                report = read_report(self._directory / REPORT)
+            except (OSError, ValueError) as error:
                 outcome.invalid.append(f"the fleet left no report (exit code {self._fleet.exit_code}): {error}")
             else:
-                for name in ("ack_latency_ms", "schedule_lag_ms"):
-                    measured[name] = Latency.decode([report[name]["hdr"]])
-                measured["resends"] = float(report["batches"]["resent"])
-                if self._scenario.actions.operators:
-                    measured["actions_sent_twice"] = float(report["actions"]["repeated"])
+                told = fleet_catalogue(report, outcome.faults)
+                measured.update({name: told[name] for name in told if measurable(name, self._scenario)})
                 outcome.invalid += [f"fleet: {reason}" for reason in report["invalid"]]
         if self._users is not None:
             try:
@@ -342,16 +385,6 @@ class _Background:
             return int(waited.result())
         finally:
             waited.cancel()
-
-
-async def _kill(server: ServerUnderTest) -> str:
-    pid = server.child.pid
-    server.child.send(signal.SIGKILL)
-    return f"SIGKILL to process {pid}"
-
-
-def _when(fault: Fault) -> float:
-    return fault.at_seconds
 
 
 def _last_status(log: Path) -> dict[str, Any]:

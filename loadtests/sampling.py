@@ -4,11 +4,11 @@ import asyncio
 import logging
 import math
 import time
+from http import HTTPStatus
 
-import asyncpg
-
+from loadtests.database import AWAY, Reconnecting
 from loadtests.measure import Latency, Series, now_us
-from loadtests.scrape import Sample, Totals, scrape
+from loadtests.scrape import Sample, Totals, scrape, status
 from server.db.storage.base import Storage
 
 _log = logging.getLogger(__name__)
@@ -20,12 +20,20 @@ FLUSHES = "seatrial_flush_seconds"
 
 
 class Sampler:
-    """Time series of the run, by the names of the catalogue. The connection must be the sampler's own."""
+    """Time series of the run, by the names of the catalogue.
 
-    def __init__(self, metrics_url: str, storage: Storage, connection: asyncpg.Connection) -> None:
-        self._url = metrics_url
+    A server or a database that does not answer leaves a gap in them; nothing is filled in.
+
+    Args:
+        url: of the server.
+        storage: the strategy that keeps the rows.
+        database: the sampler's own; its deadline must be short, for nothing else is looked at meanwhile.
+    """
+
+    def __init__(self, url: str, storage: Storage, database: Reconnecting) -> None:
+        self._url = url
         self._storage = storage
-        self._connection = connection
+        self._database = database
         self._totals = Totals()
         self._before: tuple[float, float] | None = None
         """Monotonic time and rows stored at the sample before."""
@@ -38,6 +46,9 @@ class Sampler:
             )
         }  # fmt: skip
         self.agents_connected = 0
+        self.unready_seconds = 0.0
+        """For how long /readyz said 503."""
+        self._looked_at = time.monotonic()
 
     async def run(self) -> None:
         """Sample each second until cancelled. A database that does not answer costs its samples, not the run."""
@@ -50,12 +61,14 @@ class Sampler:
 
     async def sample(self) -> None:
         """Look once."""
-        counters = await scrape(self._url)
+        counters, ready = await asyncio.gather(scrape(f"{self._url}/metrics"), status(f"{self._url}/readyz"))
         if counters is not None:
             self._count(counters)
+        self._judge_readiness(ready)
         try:
-            sizes = await self._storage.sizes(self._connection)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, LookupError) as error:
+            async with self._database.use() as connection:
+                sizes = await self._storage.sizes(connection)
+        except (*AWAY, LookupError) as error:
             _log.debug("the tables could not be looked at: %s", error)
             return
         at = now_us()
@@ -75,6 +88,10 @@ class Sampler:
         """Of the last second."""
         return self.series["insert_rows_per_second"].statistics().get("last", 0.0)
 
+    def total(self, name: str) -> float:
+        """One of the server's counters, over all its processes, as far as they were scraped."""
+        return self._totals.value(name)
+
     def flushes(self) -> Latency:
         """Durations of all flushes. Read from buckets a quarter apart, each told as its upper bound."""
         latency = Latency()
@@ -84,6 +101,13 @@ class Sampler:
             for _ in range(count):
                 latency.record_us(round((largest if math.isinf(bound) else bound) * 1e6))
         return latency
+
+    def _judge_readiness(self, status_code: int | None) -> None:
+        """Count the time since the look before, if the server says now that it is not ready; silence says nothing."""
+        now = time.monotonic()
+        if status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.unready_seconds += now - self._looked_at
+        self._looked_at = now
 
     def _count(self, counters: Sample) -> None:
         self._totals.update(counters)

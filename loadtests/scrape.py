@@ -25,6 +25,23 @@ async def get(url: str) -> bytes | None:
         return None
 
 
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=SCRAPE_TIMEOUT_SECONDS) as response:  # noqa: S310 - http://127.0.0.1
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return int(error.code)
+
+
+async def status(url: str) -> int | None:
+    """The HTTP status of a GET, None if there was no answer in time."""
+    try:
+        return await asyncio.to_thread(_status, url)
+    except (urllib.error.URLError, OSError, TimeoutError):
+        return None
+
+
 async def scrape(url: str) -> Sample | None:
     """The metrics now; None: the server did not answer."""
     body = await get(url)

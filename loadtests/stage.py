@@ -3,10 +3,12 @@
 import asyncio
 import os
 import secrets
+import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
@@ -25,8 +27,16 @@ class StageError(Exception):
     """The environment could not be set up: exit 3."""
 
 
+class RunDatabase(NamedTuple):
+    """The database of a run."""
+
+    dsn: str
+    postgres: EmbeddedPostgres | None
+    """Whose it is; None: it is on a server that is not ours to break."""
+
+
 @asynccontextmanager
-async def database(dsn: str | None, log_file: Path) -> AsyncIterator[str]:
+async def database(dsn: str | None, log_file: Path) -> AsyncIterator[RunDatabase]:
     """An empty database for this run alone, gone afterwards: of a private Postgres, or on the server of `dsn`.
 
     Raises:
@@ -41,7 +51,7 @@ async def database(dsn: str | None, log_file: Path) -> AsyncIterator[str]:
                 postgres: EmbeddedPostgres = await asyncio.shield(starting)
             except EmbeddedPostgresError as error:
                 raise StageError(f"postgres: {error}") from None
-            yield postgres.dsn
+            yield RunDatabase(postgres.dsn, postgres)
         finally:
             await asyncio.wait({starting})
             if starting.exception() is None:
@@ -50,7 +60,7 @@ async def database(dsn: str | None, log_file: Path) -> AsyncIterator[str]:
     name = f"seatrial_run_{time.strftime('%Y%m%d_%H%M%S', time.gmtime())}_{os.getpid()}"
     await _administer(dsn, f"CREATE DATABASE {name}", "it must let us create a database for the run")
     try:
-        yield with_database(dsn, name)
+        yield RunDatabase(with_database(dsn, name), None)
     finally:
         await _administer(dsn, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", "the run's database is still there")
 
@@ -87,7 +97,9 @@ class ServerUnderTest:
         self.secret = secrets.token_urlsafe(48)
         self.port = free_port()
         self.restarts = 0
-        self.started_at = 0.0
+        self.ready = False
+        """Whether it has said that it is ready, and has not ended since."""
+        self._meant: int | None = None
         self._environment = outer_environment() | scenario.server.env | {
             "SEATRIAL_DATABASE_URL": dsn,
             "SEATRIAL_JWT_SECRET": self.secret,
@@ -117,6 +129,7 @@ class ServerUnderTest:
         Raises:
             ChildError: it ended, or was not ready in time.
         """
+        self._meant = None
         await self.child.start()
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while await get(f"{self.http}/readyz") is None:
@@ -125,6 +138,27 @@ class ServerUnderTest:
             if time.monotonic() > deadline:
                 raise self.child.failure(f"was not ready within {READY_TIMEOUT_SECONDS:g} s")
             await asyncio.sleep(0.1)
+        self.ready = True
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._meant = -signal.SIGKILL
+        self.child.send(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM: it is to drain, and to end with exit code 0."""
+        self._meant = 0
+        self.child.send(signal.SIGTERM)
+
+    async def ended(self) -> bool:
+        """Wait for its end.
+
+        Returns:
+            Whether it ended as it was told to; False: by itself, or with another exit code.
+        """
+        code = await self.child.wait()
+        self.ready = False
+        return code == self._meant
 
     async def restart(self) -> None:
         """Start it again, after it ended."""

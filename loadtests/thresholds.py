@@ -14,6 +14,9 @@ from loadtests.recorded import CHART_RANGES
 from simulator.scenario import Problem, Scenario, ScenarioError, Threshold
 from simulator.scenario_format import unknown
 
+CUTS = ("server_kill", "server_term", "resets")
+"""Faults that end connections of agents."""
+
 STATISTICS: dict[str, tuple[str, ...]] = {
     "latency": ("p50", "p90", "p95", "p99", "p999", "max", "mean", "count"),
     "series": ("min", "max", "mean", "last"),
@@ -35,6 +38,8 @@ class Metric(NamedTuple):
     """Keys of the scenario that must be above 0, or there is nothing to measure."""
     needs_one_of: tuple[str, ...] = ()
     """Keys of which one at least must be."""
+    needs_fault: tuple[str, ...] = ()
+    """Kinds of fault of which one at least must be in the scenario."""
 
 
 _API_USERS = ("actions.operators", "ui.chart_readers", "ui.log_downloaders", "ui.auditors")
@@ -90,7 +95,34 @@ METRICS: dict[str, Metric] = {
         "", "value", "Rows compared with the database, of those that were acked: 0 to 1."
     ),
     "resends": Metric("", "count", "Batches that agents sent again after a reconnect."),
+    "rows_replayed": Metric(
+        "rows", "count", "Rows that came again though they were stored, and were not stored twice."
+    ),
+    "batches_replayed": Metric("", "count", "Batches that came again to a server that had received them."),
+    "batches_dropped": Metric("", "count", "Batches that agents' spools lost and declared."),
+    "batches_unsettled": Metric("", "count", "Batches neither acked nor declared lost when the fleet left."),
+    "connections_lost": Metric(
+        "", "count", "Connections of agents that ended otherwise than by the agent's own leave."
+    ),
+    "pulses": Metric("", "count", "Newest values that agents sent for live views while batches had to wait."),
     "server_restarts": Metric("", "count", "Times that the runner started the server again."),
+    "server_failures": Metric(
+        "", "count", "Times that the server ended by itself, or after SIGTERM with another exit code than 0."
+    ),
+    "server_unready_s": Metric("s", "value", "Time for which /readyz answered 503."),
+    "reconnect_99_s": Metric(
+        "s",
+        "series",
+        "From a fault that cut connections until 99 % of the agents were welcomed again.",
+        needs_fault=CUTS,
+    ),
+    "reconnect_peak_share": Metric(
+        "", "series", "Largest share of the fleet welcomed in one second after such a fault: 0 to 1.", needs_fault=CUTS
+    ),
+    "connection_resets": Metric("", "count", "Connections of agents that the proxy reset.", needs_fault=("resets",)),
+    "withheld_bytes": Metric(
+        "B", "count", "Bytes of the server that the proxy held back from agents.", needs_fault=("acks_withheld",)
+    ),
     "live_messages": Metric("", "count", "Messages that browsers received.", ("ui.subscribers",)),
     "live_foreign": Metric(
         "", "count", "Messages about something that the browser had not asked for.", ("ui.subscribers",)
@@ -216,6 +248,8 @@ def _lack(metric: Metric, scenario: Scenario) -> str:
             return f"cannot be measured with {key} = 0"
     if metric.needs_one_of and not any(map(number, metric.needs_one_of)):
         return f"cannot be measured without {' or '.join(metric.needs_one_of)}"
+    if metric.needs_fault and not any(fault.kind in metric.needs_fault for fault in scenario.faults):
+        return f"cannot be measured without a fault {' or '.join(metric.needs_fault)}"
     return ""
 
 

@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from heapq import merge
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 
 import asyncpg
 
+from loadtests.database import AWAY, Connect
 from server.db.storage.base import Storage
 from simulator.expected import ExpectedRows
 from simulator.ledger import LedgerError, LedgerReader, Status
@@ -30,6 +31,8 @@ EXAMPLES = 20
 LEDGER_TIMEOUT_SECONDS = 10.0
 PATIENCE_SECONDS = 30.0
 """How long a slice waits for ledgers that do not grow."""
+RETRY_SECONDS = 0.5
+"""Pause before a slice is tried again that the database could not answer."""
 _POLL_SECONDS = 0.05
 
 
@@ -91,12 +94,12 @@ Rows = list[tuple[Any, Status]]
 
 
 class Verifier:
-    """Compares slices of time. The connection must be the verifier's own.
+    """Compares slices of time.
 
     Args:
         ledgers: of every process of the fleet.
         storage: the strategy that keeps the rows.
-        connection: to the database.
+        connect: to the database; the connection must be the verifier's own.
         patience_seconds: how long each slice waits for ledgers that do not grow.
     """
 
@@ -104,13 +107,13 @@ class Verifier:
         self,
         ledgers: Sequence[Path],
         storage: Storage,
-        connection: asyncpg.Connection,
+        connect: Connect,
         *,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._paths = ledgers
         self._storage = storage
-        self._connection = connection
+        self._connect = connect
         self._stack = ExitStack()
         self._readers = [self._stack.enter_context(LedgerReader(path)) for path in ledgers]
         self._expected: list[ExpectedRows] = []
@@ -174,6 +177,10 @@ class Verifier:
 
         Returns:
             Whether it was compared.
+
+        Raises:
+            asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: the database cannot be read. The slice
+                counts for nothing then, and can be tried again.
         """
         required = {
             "metrics": await self._rows("metrics", since, until),
@@ -183,10 +190,11 @@ class Verifier:
             "metrics": self._storage.read_metrics,
             "logs": self._storage.read_logs,
         }
-        stored = {
-            table: [row async for block in read(self._connection, since, until) for row in block]
-            for table, read in readers.items()
-        }
+        async with self._connect() as connection:
+            stored = {
+                table: [row async for block in read(connection, since, until) for row in block]
+                for table, read in readers.items()
+            }
         if still_whole is not None and not still_whole():
             self.findings.acked += sum(status is Status.ACKED for rows in required.values() for _, status in rows)
             return False
@@ -290,11 +298,12 @@ class Verifier:
         """Whose container a foreign row claims to be of, for the first few: that names a leak between tenants."""
         if len(findings.examples) >= EXAMPLES:
             return ""
-        if await self._connection.fetchval("SELECT to_regclass('container')") is None:
-            return ""
-        found = await self._connection.fetchrow(
-            "SELECT org, host, name FROM container WHERE container_id = $1", row.container_id
-        )
+        async with self._connect() as connection:
+            if await connection.fetchval("SELECT to_regclass('container')") is None:
+                return ""
+            found = await connection.fetchrow(
+                "SELECT org, host, name FROM container WHERE container_id = $1", row.container_id
+            )
         return (
             f"; the key is {found['name']!r} of host {found['host']!r} of organisation {found['org']!r}"
             if found
@@ -335,7 +344,7 @@ async def verify_all(ledgers: Sequence[Path], storage: Storage, connection: asyn
     Raises:
         LedgerError: a ledger cannot be read.
     """
-    with Verifier(ledgers, storage, connection) as verifier:
+    with Verifier(ledgers, storage, lambda: nullcontext(connection)) as verifier:
         since, _ = await verifier.begin()
         for start, end in slices(since, verifier.last_at_us(), 60_000_000):
             await verifier.verify(start, end)
@@ -346,7 +355,7 @@ class RollingVerifier:
     """Verifies slices while they are between a quarter and three quarters of the retention old, as the run goes on.
 
     A slice is a quarter of the window wide, and looked at as late as is safe: rows that were resent after a fault are
-    acknowledged by then.
+    acknowledged by then. While the database is away a slice is tried again, until it is too old: then it was not verified.
     """
 
     def __init__(self, verifier: Verifier, retention_seconds: float) -> None:
@@ -364,24 +373,29 @@ class RollingVerifier:
 
         Raises:
             LedgerError: a ledger cannot be read.
-            asyncpg.PostgresError, OSError: the database cannot.
         """
         self._next, _ = await self._verifier.begin()
         width = self._window_us // 4
+        pause = 0.0
         while True:
             due = self._next + self._window_us * 13 // 20
             try:
-                async with asyncio.timeout(max(0.0, (due - _now_us()) / 1e6)):
+                async with asyncio.timeout(max(pause, (due - _now_us()) / 1e6)):
                     await self._stopping.wait()
             except TimeoutError:
                 pass
             else:
                 return
             since, until = self._next, self._next + width
+            pause = 0.0
             if _now_us() - since > self._window_us * 3 // 4:
                 await self._verifier.count_only(since, until)
             else:
-                await self._verifier.verify(since, until, still_whole=lambda s=since: self._whole(s))  # type: ignore[misc]
+                try:
+                    await self._verifier.verify(since, until, still_whole=lambda s=since: self._whole(s))  # type: ignore[misc]
+                except AWAY:
+                    pause = RETRY_SECONDS
+                    continue
             self._next = until
 
     async def finish(self, pruned_until: int) -> None:

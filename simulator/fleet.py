@@ -9,6 +9,7 @@ import asyncio
 import gc
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter
@@ -45,6 +46,8 @@ older one. Little that is made per batch is in a cycle, and what is held waits f
 _LAG_SECONDS = 0.1
 _SHORTEST_SLEEP_SECONDS = 0.001
 """A loop with timers of a millisecond takes a shorter one for none at all, and would spin."""
+CONNECTION_SECONDS = 20_000
+"""Seconds in which connections changed that are kept; of a longer run the newest."""
 _YIELD_US = 5000
 """A fleet that is behind still lets its connections have their turn this often."""
 
@@ -67,6 +70,7 @@ class Fleet:
         schedule_lag: from the time a tick was due to its production.
         load: of this process.
         agents: in the order of their numbers.
+        connections: of each second in which they changed: Unix microseconds, agents connected at its end, welcomes by then.
         t0_us: Unix microseconds of the timeline's start.
         stopped_us: when the last tick was over; None: it still runs.
     """
@@ -86,6 +90,7 @@ class Fleet:
         self.ack_latency, self.schedule_lag = Latency(), Latency()
         self.load = OwnLoad()
         self.agents: list[Agent] = []
+        self.connections: deque[tuple[int, int, int]] = deque(maxlen=CONNECTION_SECONDS)
         self.t0_us = 0
         self.stopped_us: int | None = None
         self._ledger_path = ledger
@@ -127,6 +132,7 @@ class Fleet:
             await _cancel(pace, tasks[0])
             if not any(task.done() for task in tasks[1:]) and self._failure is None:
                 await self._settle()
+                self._note_connections()
                 await self._leave()
         finally:
             for agent in self.agents:
@@ -304,8 +310,14 @@ class Fleet:
         while True:
             await asyncio.sleep(1.0)
             self.load.sample()
+            self._note_connections()
             if self._on_second is not None:
                 self._on_second(self)
+
+    def _note_connections(self) -> None:
+        now = sum(agent.connected for agent in self.agents), self.counts.welcomes
+        if not self.connections or self.connections[-1][1:] != now:
+            self.connections.append((self.now_us(), *now))
 
     def _check_settled(self) -> None:
         if self._ending and not self._outstanding():

@@ -43,6 +43,7 @@ def report(fleet: Fleet) -> dict[str, Any]:
         "connects": counts.connects,
         "welcomes": counts.welcomes,
         "takeovers": counts.takeovers,
+        "connections": [list(point) for point in fleet.connections],
         "closes": {str(code): count for code, count in sorted(counts.closes.items())},
         "refused": dict(counts.refused),
         "batches": {

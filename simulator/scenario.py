@@ -13,8 +13,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from simulator.scenario_faults import Fault, begins, conflicts
 from simulator.scenario_format import (
     FAULT_KEYS,
+    FAULTS,
     KEYS,
     OPERATORS,
     Key,
@@ -107,14 +109,6 @@ class Storage(Struct, frozen=True, kw_only=True):
     prune_interval_seconds: float
 
 
-class Fault(Struct, frozen=True, kw_only=True):
-    """Something that breaks on purpose."""
-
-    at_seconds: float
-    """After the start of the load."""
-    kind: str
-
-
 class Threshold(Struct, frozen=True, kw_only=True):
     """A bound on one statistic of one metric."""
 
@@ -178,8 +172,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
             f"It is pruned every {seconds(storage.prune_interval_seconds)}.",
         ]
         if self.faults:
-            faults = ", ".join(f"{fault.kind} at {seconds(fault.at_seconds)}" for fault in self.faults)
-            sentences.append(f"Faults: {faults}.")
+            sentences.append(f"Faults: {', '.join(fault.describe() for fault in self.faults)}.")
         return " ".join(sentences)
 
     def _others(self) -> list[str]:
@@ -268,16 +261,17 @@ class _Reader:
         """
         for key, known in KEYS.items():
             if key not in self._given:
-                self._default(key, known, self._values)
+                self._default(key, known, self._values, key)
         for key, value in self._given.items():
             try:
                 self._read(key, value)
             except ValueError as wrong:
                 self._wrong(key, value, str(wrong))
         for i, fault in enumerate(self._faults):
-            for name, known in FAULT_KEYS.items():
+            kind = FAULTS.get(fault.get("kind", ""))
+            for name in ("at", "kind", *(kind.keys if kind else ())):
                 if f"fault[{i}].{name}" not in self._given and f"fault[{i}]" not in self._given:
-                    self._default(f"fault[{i}].{name}", known, fault)
+                    self._default(f"fault[{i}].{name}", FAULT_KEYS[name], fault, name)
         self._check_combinations()
         if self._problems:
             raise ScenarioError(*self._problems)
@@ -293,8 +287,13 @@ class _Reader:
             server=Server(**self._section("server"), env=self._env),
             storage=Storage(**self._section("storage", "retention", "prune_interval")),
             faults=tuple(
-                Fault(at_seconds=fault["at"], kind=fault["kind"])
-                for fault in sorted(self._faults, key=lambda fault: float(fault["at"]))
+                Fault(
+                    at_seconds=fault["at"],
+                    kind=fault["kind"],
+                    for_seconds=fault.get("for", 0.0),
+                    fraction=fault.get("fraction", 0.0),
+                )
+                for fault in sorted(self._faults, key=begins)
             ),
             thresholds=tuple(self._thresholds),
         )
@@ -321,21 +320,19 @@ class _Reader:
         else:
             raise ValueError(_unknown_key(key))
 
-    def _default(self, key: str, known: Key, into: dict[str, Any]) -> None:
+    def _default(self, key: str, known: Key, into: dict[str, Any], name: str) -> None:
         if known.default is ...:
             self._wrong(key, ..., f"missing; {known.meaning[0].lower()}{known.meaning[1:]}")
         else:
-            into[key] = known.read(known.default)
+            into[name] = known.read(known.default)
 
     def _check_combinations(self) -> None:
         """What no single key shows. A key with a mistake of its own is left out."""
         values = self._values
-        duration = values.get("duration")
-        for i, fault in enumerate(self._faults):
-            if duration is not None and fault.get("at", 0) >= duration:
-                self._conflict(f"fault[{i}].at", f"must lie inside the duration of {seconds(duration)}")
-            if fault.get("kind") == "server_kill" and values.get("server.restart") is False:
-                self._conflict(f"fault[{i}].kind", "needs server.restart = true, or the run ends there")
+        for key, expected in conflicts(
+            self._faults, values.get("duration"), restart=values.get("server.restart") is not False
+        ):
+            self._conflict(key, expected)
         for shorter, longer in _SHORTER_THAN.items():
             if shorter in values and longer in values and values[shorter] >= values[longer]:
                 self._conflict(shorter, f"must be shorter than {longer} ({seconds(values[longer])})")
@@ -346,7 +343,8 @@ class _Reader:
                 self._conflict(rate, f"has no effect without {' or '.join(users)}")
 
     def _conflict(self, key: str, expected: str) -> None:
-        self._wrong(key, self._given[key] if key in self._given else KEYS[key].default, expected)
+        default = KEYS[key].default if key in KEYS else FAULT_KEYS[key.rpartition(".")[2]].default
+        self._wrong(key, self._given.get(key, default), expected)
 
     def _wrong(self, key: str, value: object, expected: str) -> None:
         source = "override" if key in self._overrides else str(self._path)

@@ -14,10 +14,36 @@ from typing import Any, NamedTuple
 STRATEGIES: dict[str, str] = {"plain": "One table each for samples and log lines; old rows go by a scheduled DELETE."}
 """Storage strategies that a scenario may name, and what each is."""
 
-FAULTS: dict[str, str] = {
-    "server_kill": "The server gets SIGKILL: no close frame, no last flush. Needs `server.restart = true`.",
+
+class FaultKind(NamedTuple):
+    """A kind of fault."""
+
+    meaning: str
+    part: str
+    """What breaks: `server`, `postgres` or `network`. A part has one fault at a time."""
+    keys: tuple[str, ...] = ()
+    """The keys that it takes beside `at` and `kind`."""
+
+
+FAULTS: dict[str, FaultKind] = {
+    "server_kill": FaultKind("The server gets SIGKILL: no close frame, no last flush.", "server"),
+    "server_term": FaultKind("The server gets SIGTERM: it drains, and ends with exit code 0.", "server"),
+    "postgres_kill": FaultKind(
+        "The postmaster gets SIGKILL, and its backends end with it; `for` later Postgres is started again.",
+        "postgres",
+        ("for",),
+    ),
+    "postgres_stop": FaultKind(
+        "The postmaster and its backends get SIGSTOP, and `for` later SIGCONT: connections stay open and silent.",
+        "postgres",
+        ("for",),
+    ),
+    "acks_withheld": FaultKind("Nothing that the server sends reaches an agent, `for` so long.", "network", ("for",)),
+    "resets": FaultKind(
+        "A `fraction` of the agents' connections, chosen by the seed, is reset.", "network", ("fraction",)
+    ),
 }
-"""Kinds of fault that a scenario may name, and what each does."""
+"""Kinds of fault that a scenario may name."""
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq,
@@ -233,5 +259,7 @@ KEYS: dict[str, Key] = {
 FAULT_KEYS: dict[str, Key] = {
     "at": Key(_duration("0s", "168h"), ..., "When it happens, after the start of the load."),
     "kind": Key(_one_of("fault", *FAULTS), ..., "What happens."),
+    "for": Key(_duration("100ms", "1h"), "5s", "How long it lasts."),
+    "fraction": Key(_number(0.001, 1), 0.5, "Share of the connections."),
 }
-"""The keys of each `[[fault]]`."""
+"""The keys of each `[[fault]]`; `FaultKind.keys` says which kind takes which."""

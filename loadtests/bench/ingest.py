@@ -129,7 +129,7 @@ async def _load(options: Options, directory: Path, *, whole: bool) -> Load:
     storage = strategy(options.storage)
     scenario = _scenario(options)
     async with AsyncExitStack() as stack:
-        dsn = await stack.enter_async_context(database(options.database_url, directory / "postgres.log"))
+        dsn, _ = await stack.enter_async_context(database(options.database_url, directory / "postgres.log"))
         server = ServerUnderTest(scenario, dsn, directory)
         stack.push_async_callback(server.child.stop)
         await server.start()

@@ -31,7 +31,7 @@ async def run(directory: Path, *, seconds: float, rounds: int, pins: dict[str, t
     found: dict[str, list[float]] = {"seatrial": [], "uvicorn echo": [], "picows echo": []}
     rates: dict[str, list[float]] = {name: [] for name in found}
     async with AsyncExitStack() as stack:
-        dsn = await stack.enter_async_context(database(None, directory / "postgres.log"))
+        dsn, _ = await stack.enter_async_context(database(None, directory / "postgres.log"))
         server = ServerUnderTest(plan("bench-message", env={}), dsn, directory)
         stack.push_async_callback(server.child.stop)
         await server.start()

@@ -108,7 +108,7 @@ async def rig(scenario: Scenario, directory: Path, *, database_url: str | None, 
         StageError, ChildError: they could not be started.
     """
     async with AsyncExitStack() as stack:
-        dsn = await stack.enter_async_context(database(database_url, directory / "postgres.log"))
+        dsn, _ = await stack.enter_async_context(database(database_url, directory / "postgres.log"))
         server = ServerUnderTest(scenario, dsn, directory)
         stack.push_async_callback(server.child.stop)
         await server.start()

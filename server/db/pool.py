@@ -107,7 +107,12 @@ class Database:
         """Whether a statement comes back within a second."""
         try:
             async with asyncio.timeout(1), self.acquire() as connection:
-                await connection.execute("SELECT 1")
+                try:
+                    await connection.execute("SELECT 1")
+                except BaseException:
+                    # The pool would wait 5 s for the cancellation of a statement before it let us answer.
+                    connection.terminate()
+                    raise
         except (DatabaseDownError, asyncpg.PostgresError, TimeoutError):
             return False
         return True

@@ -53,7 +53,7 @@ def result(scenario: Scenario, measured: Measured, *invalid: str) -> Result:
     """A run's outcome."""
     return summarise(
         scenario, started_at_us=5, ended_at_us=9, environment=MACHINE, measured=measured,
-        judged=judge(scenario, measured), faults=[FaultDone(at_us=7, kind="server_kill")], invalid=invalid,
+        judged=judge(scenario, measured), faults=[FaultDone(at_us=7, ended_at_us=8, kind="server_kill")], invalid=invalid,
     )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def test_a_result_holds_the_whole_run(tmp_path: Path, scenario: Scenario) -> Non
     assert Latency.decode([read["metrics"]["ack_latency_ms"]["hdr"]]).count == 1
     assert read["metrics"]["table_bytes"]["points"] == [[6, 10.0]]
     assert read["metrics"]["ledger_missing"]["statistics"] == {"count": 0}
-    assert read["faults"] == [{"at_us": 7, "kind": "server_kill", "detail": ""}]
+    assert read["faults"] == [{"at_us": 7, "ended_at_us": 8, "kind": "server_kill", "detail": ""}]
     assert read["thresholds"][0]["limit"] == "== 0"
     assert (read["verdict"], read["exit_code"]) == ("THRESHOLD_FAILED", 10)
 

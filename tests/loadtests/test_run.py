@@ -3,10 +3,14 @@
 import io
 from pathlib import Path
 
+import pytest
+
+from loadtests.faults import Faults
 from loadtests.progress import Progress
 from loadtests.run import Run
+from loadtests.stage import ServerUnderTest
 from loadtests.verify import Findings
-from simulator.scenario import load
+from simulator.scenario import Fault, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,3 +24,37 @@ def test_unverified_rows_make_a_run_invalid(tmp_path: Path) -> None:
 
     assert result.metrics["ledger_verified_fraction"]["statistics"]["value"] == 0.99999
     assert "invalid: 1 stored rows unverified: the fleet's ledger fell silent" in result.reasons
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (Fault(at_seconds=0, kind="server_kill"), "server_kill at 0s did not happen: the server was not up"),
+        (Fault(at_seconds=0, kind="server_term"), "server_term at 0s did not happen: the server was not up"),
+        (
+            Fault(at_seconds=0, kind="postgres_stop", for_seconds=2),
+            "postgres_stop at 0s for 2s did not happen: Postgres was not up",
+        ),
+        (
+            Fault(at_seconds=0, kind="resets", fraction=0.25),
+            "resets of 0.25 at 0s did not happen: there is no proxy between the fleet and the server",
+        ),
+    ],
+)
+async def test_a_fault_that_did_not_happen_makes_a_run_invalid(tmp_path: Path, fault: Fault, why: str) -> None:
+    """What was down already was not broken by us."""
+    scenario = load(ROOT / "scenarios" / "server-kill.toml")
+    run = Run(scenario, tmp_path, None, Progress(io.StringIO()))
+    server = ServerUnderTest(scenario, "postgresql://nowhere", tmp_path)
+    await run._break(Faults(server, None, None), fault)
+
+    assert run._outcome.invalid == [f"the fault {why}"]
+    assert run._outcome.faults == []
+
+
+def test_a_fault_that_was_not_over_makes_a_run_invalid(tmp_path: Path) -> None:
+    """The load did not meet all of it."""
+    run = Run(load(ROOT / "scenarios" / "server-kill.toml"), tmp_path, None, Progress(io.StringIO()))
+    run._count_faults()
+
+    assert run._outcome.invalid == ["1 of 1 faults were not over when the load ended"]

@@ -53,7 +53,7 @@ def by_key(judged: list[Judged]) -> dict[str, Judged]:
 
 def test_the_catalogue_names_units() -> None:
     """Each metric has a known kind and a meaning; a name's suffix and its unit agree."""
-    units = {"_ms": "ms", "_per_second": "rows/s", "_bytes": "B", "_age_s": "s", "_rows": "rows"}
+    units = {"_ms": "ms", "_per_second": "rows/s", "_bytes": "B", "_s": "s", "_rows": "rows"}
 
     for name, metric in METRICS.items():
         assert metric.kind in STATISTICS
@@ -76,6 +76,8 @@ def test_the_catalogue_names_units() -> None:
         ('live_messages.count = "> 1"', 0, 1, "cannot be measured with ui.subscribers = 0"),
         ('chart_query_ms.p99 = "< 1"', 1, 1, "cannot be measured with ui.chart_readers = 0"),
         ('chart_query_6h_ms.p99 = "< 1"', 1, 1, "cannot be measured with ui.chart_readers = 0"),
+        ('reconnect_99_s.max = "< 1"', 1, 1, "cannot be measured without a fault server_kill or server_term or resets"),
+        ('withheld_bytes.count = "> 1"', 1, 1, "cannot be measured without a fault acks_withheld"),
         ('log_download_ms.p99 = "< 1"', 1, 1, "cannot be measured with ui.log_downloaders = 0"),
     ],
 )

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import asyncpg
 import pytest
 from typer.testing import CliRunner
 
-from loadtests.verify import Findings, Verifier
+from loadtests.verify import Findings, RollingVerifier, Verifier
 from seatrial import app
 from server.db.storage.base import CopyTarget, LogRow, MetricRow, Storage
 from simulator.expected import ExpectedRows, pool_digest
@@ -79,7 +80,9 @@ class Ledger:
 def verifier_of(ledger: Ledger, rows: Rows, patience_seconds: float) -> Verifier:
     """A verifier of all that is stored in `rows`."""
     connection = cast("asyncpg.Connection", rows)
-    return Verifier([ledger.path], cast("Storage", rows), connection, patience_seconds=patience_seconds)
+    return Verifier(
+        [ledger.path], cast("Storage", rows), lambda: nullcontext(connection), patience_seconds=patience_seconds
+    )
 
 
 async def verified(ledger: Ledger, rows: Rows, patience_seconds: float = 0.1) -> Findings:
@@ -183,6 +186,38 @@ async def test_each_slice_has_its_own_patience(ledger: Ledger, monkeypatch: pyte
             waits.append(sum(pauses))
 
     assert waits == [pytest.approx(1.0), 0, pytest.approx(1.0)]
+
+
+async def test_a_slice_is_tried_again_while_the_database_is_away(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two failures cost the rolling verification nothing: the third time the slice is compared, once."""
+    window_seconds = 8
+    now_us = START_US - INTERVAL_US + window_seconds * 700_000  # the first slice is due, and not too old
+    monkeypatch.setattr("loadtests.verify._now_us", lambda: now_us)
+    monkeypatch.setattr("loadtests.verify.RETRY_SECONDS", 0.01)
+    ledger.progress(now_us, 2, 2, 2)
+    rows = Rows(ledger.samples(2))
+    failures = [ConnectionRefusedError(), asyncpg.CannotConnectNowError()]
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[asyncpg.Connection]:
+        if failures:
+            raise failures.pop()
+        yield cast("asyncpg.Connection", rows)
+
+    with Verifier([ledger.path], cast("Storage", rows), connect, patience_seconds=0.1) as verifier:
+        rolling = RollingVerifier(verifier, window_seconds)
+        running = asyncio.create_task(rolling.run())
+        async with asyncio.timeout(10):
+            while not verifier.findings.verified:
+                await asyncio.sleep(0.01)
+            rolling.stop()
+            await running
+
+    assert failures == []
+    assert (verifier.findings.verified, verifier.findings.acked) == (CONTAINERS, CONTAINERS)
+    assert verifier.findings.clean
 
 
 def test_unverified_rows_do_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

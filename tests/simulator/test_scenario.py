@@ -193,14 +193,45 @@ FAULT = '[[fault]]\nat = "15s"\nkind = "server_kill"\n'
             '[server]\nrestart = true\n[[fault]]\nat = "40s"\nkind = "server_kill"',
             'x.toml: fault[0].at = "40s": must lie inside the duration of 40s',
         ),
-        ('[[fault]]\nat = "1s"\nkind = "quake"', 'x.toml: fault[0].kind = "quake": expected a fault: server_kill'),
+        (
+            '[[fault]]\nat = "1s"\nkind = "quake"',
+            f'x.toml: fault[0].kind = "quake": expected a fault: {", ".join(FAULTS)}',
+        ),
         (
             '[server]\nrestart = true\n[[fault]]\nat = "1s"\nkind = "server_kill"\nhow = 1',
-            "x.toml: fault[0].how = 1: unknown key; expected one of at, kind",
+            "x.toml: fault[0].how = 1: unknown key; expected one of at, kind, for, fraction",
         ),
         (
             '[server]\nrestart = true\n[[fault]]\nkind = "server_kill"',
             "x.toml: fault[0].at: missing; when it happens, after the start of the load.",
+        ),
+        (
+            '[[fault]]\nat = "1s"\nkind = "resets"\nfor = "1s"',
+            'x.toml: fault[0].for = "1s": has no effect with resets',
+        ),
+        (
+            '[[fault]]\nat = "1s"\nkind = "postgres_stop"\nfraction = 0.5',
+            "x.toml: fault[0].fraction = 0.5: has no effect with postgres_stop",
+        ),
+        (
+            '[[fault]]\nat = "1s"\nkind = "resets"\nfraction = 2',
+            "x.toml: fault[0].fraction = 2: expected a number from 0.001 to 1",
+        ),
+        (
+            '[[fault]]\nat = "1s"\nkind = "postgres_stop"\nfor = "forever"',
+            'x.toml: fault[0].for = "forever": expected a number with a unit (ms, s, m or h), such as "40s"',
+        ),
+        (
+            '[[fault]]\nat = "36s"\nkind = "postgres_kill"',
+            'x.toml: fault[0].for = "5s": must end inside the duration of 40s',
+        ),
+        (
+            '[[fault]]\nat = "20s"\nkind = "postgres_kill"\n[[fault]]\nat = "1s"\nkind = "postgres_stop"\nfor = "20s"',
+            'x.toml: fault[0].at = "20s": must lie after the end of postgres_stop at 21s',
+        ),
+        (
+            '[[fault]]\nat = "1s"\nkind = "server_term"',
+            'x.toml: fault[0].kind = "server_term": needs server.restart = true, or the run ends there',
         ),
         (
             '[storage]\nretention = "10s"\nprune_interval = "10s"',
@@ -308,6 +339,26 @@ def test_durations_have_units(text: str, expected: float) -> None:
     """A duration is a number of seconds, exact to the microsecond, and can be told again."""
     assert parse_duration(text) == expected
     assert parse_duration(seconds(expected)) == expected
+
+
+def test_faults_have_what_their_kind_knows() -> None:
+    """What lasts has a duration, what chooses has a share; each has its default, and no other kind has it."""
+    scenario = read(
+        QUESTION
+        + '[[fault]]\nat = "1s"\nkind = "postgres_kill"\n[[fault]]\nat = "10s"\nkind = "postgres_stop"\nfor = "20s"\n'
+        + '[[fault]]\nat = "2s"\nkind = "resets"\n[[fault]]\nat = "3s"\nkind = "resets"\nfraction = 1\n'
+        + '[[fault]]\nat = "4s"\nkind = "acks_withheld"\n'
+    )
+
+    assert scenario.faults == (
+        Fault(at_seconds=1, kind="postgres_kill", for_seconds=5),
+        Fault(at_seconds=2, kind="resets", fraction=0.5),
+        Fault(at_seconds=3, kind="resets", fraction=1),
+        Fault(at_seconds=4, kind="acks_withheld", for_seconds=5),
+        Fault(at_seconds=10, kind="postgres_stop", for_seconds=20),
+    )
+    assert [fault.part for fault in scenario.faults] == ["postgres", "network", "network", "network", "postgres"]
+    assert "postgres_kill at 1s for 5s, resets of 0.5 at 2s" in scenario.describe()
 
 
 def test_a_description_holds_what_matters() -> None:

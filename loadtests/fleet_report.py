@@ -1,0 +1,89 @@
+"""What the fleet tells at its end, by the names of the catalogue."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loadtests.measure import Latency, Series
+from loadtests.result import FaultDone
+from loadtests.thresholds import CUTS
+from server.protocol.close_codes import CloseCode
+
+_NEVER_US = 2**63
+BACK = 0.99
+"""Share of the fleet that must be connected for it to be back."""
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The report of a fleet.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no report.
+    """
+    try:
+        found: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return found
+
+
+def catalogue(report: Mapping[str, Any], faults: Sequence[FaultDone]) -> dict[str, Latency | Series | float]:
+    """The report's figures, by the names of the catalogue.
+
+    Raises:
+        ValueError: a histogram cannot be read.
+    """
+    batches = report["batches"]
+    closes: Mapping[str, int] = report["closes"]
+    settled = batches["acked"] + batches["dropped"]
+    return {
+        **{name: Latency.decode([report[name]["hdr"]]) for name in ("ack_latency_ms", "schedule_lag_ms")},
+        "resends": float(batches["resent"]),
+        "batches_dropped": float(batches["dropped"]),
+        "batches_unsettled": float(batches["produced"] - settled),
+        "connections_lost": float(sum(closes.values()) - closes.get(str(int(CloseCode.NORMAL)), 0)),
+        "pulses": float(report["pulses"]),
+        "actions_sent_twice": float(report["actions"]["repeated"]),
+        **reconnects(report["connections"], report["agents"], faults),
+    }
+
+
+def reconnects(
+    connections: Sequence[tuple[int, int, int]], agents: int, faults: Sequence[FaultDone]
+) -> dict[str, Series]:
+    """How the fleet came back, a point for each fault that cut more than a hundredth of it.
+
+    Args:
+        connections: as the fleet's report has them: Unix microseconds, agents connected then, welcomes until then.
+        agents: of the fleet.
+        faults: as they happened.
+
+    Returns:
+        Nothing if the fleet was never cut, or did not come back: that is no time at all.
+    """
+    found = {"reconnect_99_s": Series(), "reconnect_peak_share": Series()}
+    cuts = [fault.at_us for fault in faults if fault.kind in CUTS]
+    for begun, next_cut in pairwise((*cuts, _NEVER_US)):
+        after = [point for point in connections if point[0] > begun]
+        away = next((i for i, point in enumerate(after) if point[1] < BACK * agents), None)
+        if away is None or after[away][0] > next_cut:
+            continue
+        # The next cut may come before it is back from this one: then both have cost the time until it is.
+        back = next((i for i, point in enumerate(after) if i > away and point[1] >= BACK * agents), None)
+        if back is None:
+            return {}
+        before = max((point[2] for point in connections if point[0] <= begun), default=0)
+        found["reconnect_99_s"].add(begun, (after[back][0] - begun) / 1e6)
+        found["reconnect_peak_share"].add(begun, max(_steps(before, after[: back + 1])) / agents)
+    return {name: series for name, series in found.items() if series.points}
+
+
+def _steps(before: int, points: Sequence[tuple[int, int, int]]) -> Iterator[int]:
+    """Welcomes of each second; one in which nothing changed has no point."""
+    for _, _, welcomes in points:
+        yield welcomes - before
+        before = welcomes
