@@ -395,6 +395,16 @@ def create_app(settings: Settings, seam: Seam | None = None) -> FastAPI:
     metrics.register(CounterCollector(service.counters, service.gauges))
     current_user = problems.CurrentUser(service.tokens, service.revocations, service.quotas)
     current_agent = agents.CurrentAgent(service.tokens, service.revocations)
+
+    # The sockets first: routes are tried in order, and ten thousand agents dial.
+    @app.websocket("/ws/agent")
+    async def agent_socket(ws: WebSocket) -> None:
+        await service.agents(ws)
+
+    @app.websocket("/ws/live")
+    async def live_socket(ws: WebSocket) -> None:
+        await service.live(ws)
+
     app.include_router(health.router(metrics, service.why_not_ready))
     app.include_router(tickets.router(service.tickets, current_user))
     app.include_router(agents.router(service.hosts, settings, current_user, current_agent))
@@ -413,14 +423,6 @@ def create_app(settings: Settings, seam: Seam | None = None) -> FastAPI:
     )
     app.include_router(actions.router(service.actions, service.action_table, current_user))
     app.include_router(audit.router(service.audit, current_user))
-
-    @app.websocket("/ws/agent")
-    async def agent_socket(ws: WebSocket) -> None:
-        await service.agents(ws)
-
-    @app.websocket("/ws/live")
-    async def live_socket(ws: WebSocket) -> None:
-        await service.live(ws)
 
     return app
 

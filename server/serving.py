@@ -21,7 +21,7 @@ from server.ws.guard import GuardedHttp
 
 GRACE_SECONDS = 5
 """After the drain: time for peers to answer 1012 and for requests to end."""
-GC_THRESHOLDS = (100_000, 50, 100)
+GC_THRESHOLDS = (500_000, 20, 100)
 """When the collector runs: objects made since the last time, and how often a younger generation comes before an older one.
 
 Python's own (700, 10, 10) walk what lives long again and again: little that is made per message is in a cycle, and much of

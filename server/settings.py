@@ -209,8 +209,9 @@ class Settings(BaseSettings):
     ticket_seconds: Annotated[int, Field(ge=1, le=30, description="Life of an unused live ticket.")] = 30
     drain_seconds: Annotated[float, Field(gt=0, le=300, description="Deadline of the last flush after SIGTERM.")] = 20.0
     reconnects_per_second: Annotated[
-        int, Field(ge=1, description="Rate at which agents are asked to come back after a drain.")
-    ] = 300
+        int,
+        Field(ge=1, description="Agents admitted in a second; at this rate they are asked to come back after a drain."),
+    ] = 400
 
     @field_validator("database_url")
     @classmethod

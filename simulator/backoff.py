@@ -81,8 +81,9 @@ class Backoff:
 
     def _overload(self, retry_after_seconds: float | None) -> float:
         self._next()  # it counts as a failure
-        wished = min(retry_after_seconds or 0.0, _MAX_RETRY_AFTER_SECONDS)
-        return max(wished, OVERLOAD_SECONDS) + self.random() * OVERLOAD_SECONDS
+        if retry_after_seconds is not None:  # the server spreads those whom it turns away
+            return min(retry_after_seconds, _MAX_RETRY_AFTER_SECONDS) + self.random()
+        return OVERLOAD_SECONDS + self.random() * OVERLOAD_SECONDS
 
     def _long(self) -> float:
         shortest, longest = self.refused_seconds

@@ -227,6 +227,7 @@ def _scenario(options: Options) -> Scenario:
             "SEATRIAL_ORG_MAX_CONTAINERS": str(10 * options.agents * options.containers),
             "SEATRIAL_ORG_BATCHES_PER_SECOND": str(10 * options.agents),
             "SEATRIAL_ORG_BUDGET_SHARE": "1.0",
+            "SEATRIAL_RECONNECTS_PER_SECOND": "100000",  # the ramp paces them
         },
     )  # fmt: skip
 

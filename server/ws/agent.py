@@ -1,11 +1,14 @@
 """`/ws/agent`: who may connect as an agent. What an admitted one says is `server.ws.agent_connection`'s."""
 
+import asyncio
+import random
 from collections import Counter
 from collections.abc import Callable
 
 from starlette.websockets import WebSocket
 
 from server.actions import Actions
+from server.admission import Admission
 from server.auth.principal import Agent
 from server.auth.revocations import Revocations
 from server.auth.tokens import TokenError, Tokens, bearer
@@ -45,6 +48,7 @@ class AgentEndpoint:
         self._ingest = ingest
         self._counters = counters
         self._core = Core(settings, registry, ingest, actions, counters)
+        self._admission = Admission(settings.reconnects_per_second)
         self._greeting = 0
         """Upgraded, no hello yet."""
         self._greeting_of: Counter[tuple[str, str]] = Counter()
@@ -101,7 +105,10 @@ class AgentEndpoint:
             await refuse(ws, self._counters, "agent", status, reason, message, **headers)
 
         if self._ingest.draining:
-            await no(503, "draining", "the server is about to stop", Retry_After="5")
+            await no(503, "draining", "the server is about to stop", Retry_After=_spread(5))
+        elif wait := self._admission.wait_seconds(asyncio.get_running_loop().time()):
+            rate = self._settings.reconnects_per_second
+            await no(503, "pace", f"{rate} agents are admitted in a second", Retry_After=str(wait))
         elif "origin" in ws.headers:
             await no(403, "origin", "agents send no Origin header; browsers use /ws/live")
         elif not offers(ws, AGENT_SUBPROTOCOL):
@@ -118,17 +125,25 @@ class AgentEndpoint:
                 return None
             if self._greeting_of[agent.org, agent.host] >= MAX_GREETING:
                 message = f"{MAX_GREETING} connections of this host have not said hello yet"
-                await no(429, "host_connections", message, Retry_After="10")
+                await no(429, "host_connections", message, Retry_After=_spread(10))
                 return None
             # One that takes its own connection over needs no room.
             if not self._registry.is_connected(agent.org, agent.host):
                 organisation = self._quotas.of(agent.org)
                 if self._registry.connected + self._greeting >= self._settings.max_agents:
-                    await no(503, "agents", f"{self._settings.max_agents} agents are connected", Retry_After="30")
+                    await no(
+                        503, "agents", f"{self._settings.max_agents} agents are connected", Retry_After=_spread(30)
+                    )
                     return None
                 if organisation.agents + organisation.greeting >= organisation.limits.agents:
                     message = f"{organisation.limits.agents} agents of the organisation are connected"
-                    await no(429, "org_agents", message, Retry_After="60")
+                    await no(429, "org_agents", message, Retry_After=_spread(60))
                     return None
+            self._admission.take()  # only now: who may not come in takes no place of those who may
             return agent
         return None
+
+
+def _spread(seconds: int) -> str:
+    """Retry-After of so many seconds up to twice that: those turned away together must not come back together."""
+    return str(seconds + random.randrange(seconds + 1))
