@@ -36,6 +36,11 @@ _PROTOCOL_ERROR: Final = 1002
 class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
     """A link, and the listener that picows calls."""
 
+    __slots__ = (
+        "_abandoned", "_code", "_cut", "_fragments", "_reason", "_session", "_socket", "_subprotocol", "_transport", "chosen",
+        "full", "opened",
+    )  # fmt: skip
+
     def __init__(self, session: Session, subprotocol: str) -> None:
         self._session = session
         self._subprotocol = subprotocol
