@@ -198,9 +198,10 @@ class Delivery:
     def progress(self) -> tuple[int, int, int, int, int]:
         """The line of this agent in the ledger's next progress; what was dropped is recorded before it."""
         spool, services = self._spool, self._services
-        for first, last, sent in spool.take_dropped():
-            services.counts.batches_dropped += last - first + 1
-            services.record(Dropped(agent=self._number, epoch=self.epoch, first=first, last=last, sent=sent))
+        if spool.dropped:
+            for first, last, sent in spool.take_dropped():
+                services.counts.batches_dropped += last - first + 1
+                services.record(Dropped(agent=self._number, epoch=self.epoch, first=first, last=last, sent=sent))
         self.noted = False
         return self._number, self.epoch, spool.produced, spool.sent, spool.acked
 

@@ -9,7 +9,7 @@ import numpy as np
 from server.protocol.messages import Container, ContainerState, Log, Metric
 from simulator.loglines import LogLines
 from simulator.names import Names
-from simulator.signal_blocks import BLOCK_SAMPLES, SignalBlock, stretch
+from simulator.signal_blocks import BLOCK_SAMPLES, SignalBlock
 from simulator.signals import Character, ContainerSignals, character_of, key_of, mix, noise
 
 InputKind = Literal["start", "stop", "restart"]
@@ -133,8 +133,10 @@ class FakeHost:
         ]
 
     def join(self, block: SignalBlock, place: int) -> None:
-        """Take the samples from a block that was made of this host's characters too, before any command came."""
+        """Take the samples from a block that was made of this host's characters too."""
         self._block, self._place = block, place
+        for ref, life in self._lifes.items():
+            block.change(place, ref, life[-1].first_tick, running=life[-1].running)
 
     def metrics(self, tick: int) -> tuple[Metric, ...]:
         """The samples of a tick: one of each running container."""
@@ -151,14 +153,18 @@ class FakeHost:
         return tuple(rows)
 
     def metrics_of(self, ticks: range) -> list[tuple[Metric, ...]]:
-        """The samples of some ticks that follow one another, for each what `metrics` says of it; many cost little more."""
+        """The samples of some ticks that follow one another. Many cost little more than one."""
         since = np.zeros((len(ticks), self.containers), np.int64)
         running = np.ones(since.shape, np.bool_)
         for ref in self._lifes:
             phases = [self._phase(ref, tick) for tick in ticks]
             since[:, ref] = [phase.first_tick for phase in phases]
             running[:, ref] = [phase.running for phase in phases]
-        return stretch(self.characters(), ticks, since, running)
+        block = self._block
+        if block is None:
+            block = SignalBlock([self.characters()])
+            self.join(block, 0)
+        return block.stretch(self._place, ticks, since, running)
 
     def logs(self, tick: int) -> tuple[Log, ...]:
         """The lines of a tick, spread over its running containers; two by two they share their microsecond."""

@@ -22,12 +22,13 @@ BLOCK_SAMPLES: Final = 2048
 """About as many samples as a block should hold: numpy's cost per call is spread thin, and the loop hardly waits for it."""
 _NONE: Final = -1
 """Stands for None, and as memory for a container that does not run: no value is negative."""
+_OCTAVES, _WEIGHTS = (np.array(column, np.int64).reshape(-1, 1, 1, 1) for column in zip(*OCTAVES, strict=True))
 _MASK: Final = (1 << 64) - 1
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class SignalBlock:
-    """The series of the containers of some hosts, computed for one tick at a time, all at once.
+    """The series of the containers of some hosts, computed for one tick of all of them, or for some ticks of one, at once.
 
     Args:
         hosts: the characters of each host's containers, equally many for each.
@@ -51,7 +52,7 @@ class SignalBlock:
         """From `first_tick` on a container runs anew, or not at all. What is computed already does not know of it."""
         self._since[host, container] = first_tick
         self._running[host, container] = running
-        self._true_from[host] = max(first_tick, self._tick + 1)
+        self._true_from[host] = max(self._true_from[host], first_tick, self._tick + 1)
 
     def metrics(self, host: int, tick: int) -> tuple[Metric, ...] | None:
         """The samples of a host's running containers; None: the block is past this tick, or past a change before it."""
@@ -60,6 +61,24 @@ class SignalBlock:
         if tick < self._tick or tick < self._true_from[host]:
             return None
         return _metrics(self._cpu[host], self._bytes[host])
+
+    def stretch(self, host: int, ticks: range, since: _Signed, running: NDArray[np.bool_]) -> list[tuple[Metric, ...]]:
+        """The samples of a host's running containers for each of some ticks, past ones too.
+
+        Args:
+            host: its place in the block.
+            ticks: by ones, at least one of them.
+            since: the tick since which each container runs, per tick and container.
+            running: whether it does.
+        """
+        series = self._series.of(host)
+        column = np.arange(ticks.start, ticks.stop)[:, np.newaxis]
+        first, last = ticks[0] >> STEP, ticks[-1] >> STEP
+        levels = series.level(np.arange(first, last + 2)[:, np.newaxis] << STEP)
+        piece = (column[:, 0] >> STEP) - first
+        walks = _between(levels[:, piece], levels[:, piece + 1], column)
+        cpu, sizes = series.values(column, since, running, walks)
+        return [_metrics(*row) for row in zip(cpu, sizes, strict=True)]
 
     def _compute(self, tick: int) -> None:
         series, piece = self._series, tick >> STEP
@@ -71,26 +90,6 @@ class SignalBlock:
         walks = _between(self._walks_from, self._walks_to, tick)
         self._cpu, self._bytes = series.values(tick, self._since, self._running, walks)
         self._tick = tick
-
-
-def stretch(
-    host: Sequence[Character], ticks: range, since: _Signed, running: NDArray[np.bool_]
-) -> list[tuple[Metric, ...]]:
-    """The samples of one host's running containers for each of some ticks that follow one another.
-
-    Args:
-        host: the characters of its containers.
-        ticks: by ones, at least one of them.
-        since: the tick since which each container runs, per tick and container.
-        running: whether it does.
-    """
-    series = _Series([host])
-    column = np.arange(ticks.start, ticks.stop)[:, np.newaxis]
-    first, last = ticks[0] >> STEP, ticks[-1] >> STEP
-    levels = series.level(np.arange(first, last + 2)[:, np.newaxis] << STEP)
-    place = (column[:, 0] >> STEP) - first
-    cpu, sizes = series.values(column, since, running, _between(levels[:, place], levels[:, place + 1], column))
-    return [_metrics(*row) for row in zip(cpu, sizes, strict=True)]
 
 
 class _Series:
@@ -112,15 +111,21 @@ class _Series:
         self._rx_rate, self._tx_rate = field("rx_rate"), field("tx_rate")
         self._networked = np.array([[character.rx_rate is not None for character in host] for host in hosts])
 
+    def of(self, host: int) -> "_Series":
+        """One host of these."""
+        one = object.__new__(_Series)
+        for name in self.__slots__:
+            setattr(one, name, getattr(self, name)[..., host : host + 1, :])
+        return one
+
     def level(self, tick: _Ticks) -> _Signed:
         """Where straight pieces of the walks of CPU and memory begin: see `Walk`."""
-        total: _Signed = np.int64(0)  # type: ignore[assignment]  # it takes the shape of what is added
-        for octave, weight in OCTAVES:
-            point = tick >> octave
-            keys = self._walk_keys + np.uint64(octave)
-            here, there = _bits(_noise(keys, point), 48, 16), _bits(_noise(keys, point + 1), 48, 16)
-            total = total + weight * (here + ((there - here) * (tick - (point << octave)) >> octave))
-        return total >> 2
+        point = np.asarray(tick) >> _OCTAVES
+        keys = self._walk_keys + _OCTAVES.view(np.uint64)
+        here, there = _bits(_noise(keys, point), 48, 16), _bits(_noise(keys, point + 1), 48, 16)
+        octaves = _WEIGHTS * (here + ((there - here) * (tick - (point << _OCTAVES)) >> _OCTAVES))
+        levels: _Signed = octaves.sum(axis=0) >> 2
+        return levels
 
     def values(
         self, tick: _Ticks, since: _Signed, running: NDArray[np.bool_], walks: _Signed

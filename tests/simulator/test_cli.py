@@ -166,7 +166,7 @@ async def test_a_generator_that_cannot_keep_up_exits_12(tmp_path: Path) -> None:
     async with (
         fake_server() as server,
         simulate(
-            "--url", address(server), "--agents", "40", "--containers", "200", "--interval", "100ms", "--log-lines", "200",
+            "--url", address(server), "--agents", "40", "--containers", "200", "--interval", "100ms", "--log-lines", "2000",
             "--duration", "3s", "--ramp", "0s", "--report", str(tmp_path / "r"),
         ) as process,
     ):  # fmt: skip

@@ -4,16 +4,17 @@ import asyncio
 import gc
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from server.protocol.messages import Ack, Batch, Bye
 from simulator.delivery import Delivery
-from simulator.fleet import GC_THRESHOLDS, Fleet
+from simulator.fleet import DIALS_PER_TURN, GC_THRESHOLDS, Fleet
 from simulator.latency import Latency
 from simulator.ledger import LedgerReader, LedgerWriter
-from simulator.link import Transport
+from simulator.link import Session, Transport
 from simulator.report import invalid_reasons, report
 from tests.support.fake_server import FakeServer, Peer, fake_server
 from tests.support.fleets import eventually, plan_for, running_fleet
@@ -229,3 +230,34 @@ async def test_the_garbage_collector_is_tuned_only_where_the_process_is_the_flee
         finally:
             gc.unfreeze()
             gc.set_threshold(*thresholds)
+
+
+async def test_agents_that_dial_at_once_leave_turns_to_the_ticks() -> None:
+    """When all connections break together only a few dials begin in one turn of the loop, and all agents come back."""
+    begun: Counter[int] = Counter()
+    turn = 0
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    async def connect(url: str, token: str, subprotocol: str, session: Session) -> None:
+        begun[turn] += 1
+        await honest_connect(url, token, subprotocol, session)
+
+    turns = asyncio.create_task(count_turns())
+    async with fake_server() as server, running_fleet(server, agents=40, interval_us=500_000) as fleet:
+        await eventually(lambda: fleet.counts.welcomes == 40)
+        honest_connect = fleet._connect
+        fleet._connect = connect
+        try:
+            for peer in tuple(server.peers):
+                peer.connection.transport.abort()
+            await eventually(lambda: fleet.counts.welcomes == 80)
+        finally:
+            turns.cancel()
+
+    assert begun.total() == 40
+    assert max(begun.values()) <= DIALS_PER_TURN

@@ -92,13 +92,17 @@ def test_a_block_does_not_go_back() -> None:
 def test_a_stretch_is_the_reference(
     changes: list[tuple[int, int, InputKind]], first: int, length: int, shift: int
 ) -> None:
-    """Ticks made together are the ticks made one by one, before, between and after commands."""
+    """Ticks made together are the ticks made one by one, before, between and after commands; so are those that follow."""
     (host,) = hosts(1)
     for tick, ref, kind in sorted(changes):
         host.apply(Input(max(0, first + shift) + tick, ref, kind))
     ticks = range(first, first + length)
 
-    assert host.metrics_of(ticks) == [host.metrics(tick) for tick in ticks]
+    expected = [host.metrics(tick) for tick in ticks]  # a host without a block asks the reference
+
+    assert host.metrics_of(ticks) == expected
+    assert host._block is not None
+    assert [host.metrics(tick) for tick in ticks] == expected
 
 
 CHANGES = st.lists(
