@@ -70,6 +70,21 @@ class TestUpgrade:
             async with server.agent(host="c"), server.agent(host="d"):
                 pass
 
+    async def test_a_storm_is_paced(self, database: str) -> None:
+        """Those above the rate are refused with 503, each told when to come back; who waits that long gets in."""
+        async with running_server(database, reconnects_per_second=1) as server:
+            async with server.agent(host="first"):
+                with pytest.raises(websockets.InvalidStatus) as raised:
+                    async with server.agent(host="second"):
+                        pass
+                response = raised.value.response
+                assert (response.status_code, json.loads(response.body or b"")["error"]) == (503, "pace")
+                await asyncio.sleep(int(response.headers["Retry-After"]))  # as an agent does
+                async with server.agent(host="second"):
+                    pass
+
+            assert server.service.counters.handshakes_refused["agent", "pace"] == 1
+
     async def test_a_full_server_refuses_those_that_dial_together(self, database: str) -> None:
         """Of many live sockets that dial at once no more get in than there is room for."""
         async with running_server(database, max_subscribers=3) as server:
