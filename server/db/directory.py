@@ -24,7 +24,7 @@ from server.protocol.messages import Container, Hello
 from server.registry import Registry
 
 WRITE_EVERY_SECONDS = 1.0
-TURNS = 4
+TURNS = 3
 """How many writes it takes to come round to every agent's progress, which changes with each of its batches. What changes
 seldom goes at once."""
 _ROWS = 1_000
@@ -92,8 +92,11 @@ class Directory:
 
     async def run(self) -> None:
         """Write once a second until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
         for turn in itertools.cycle(range(TURNS)):
-            await asyncio.sleep(WRITE_EVERY_SECONDS)
+            due = max(due + WRITE_EVERY_SECONDS, loop.time())  # a write that took long does not put the next ones off
+            await asyncio.sleep(max(0.0, due - loop.time()))
             await self.write(turn)
 
     async def write(self, turn: int | None = None) -> bool:

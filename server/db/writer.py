@@ -17,6 +17,7 @@ import asyncio
 import logging
 import random
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -37,6 +38,9 @@ _log = logging.getLogger("seatrial.writer")
 Seam = Callable[[str], Awaitable[None]]
 """A named place between two steps where a test may cut: before_begin, before_commit, after_commit."""
 
+FLUSH_MOST = 2
+"""What a flush takes at most, in `flush_bytes`: a backlog goes in several, or one statement would hold up the loop, take as
+much memory again, and not be done in time."""
 RETRY_FIRST_SECONDS = 0.1
 RETRY_MOST_SECONDS = 5.0
 
@@ -86,8 +90,10 @@ class Lane:
         self._flush_seconds = flush_seconds
         self._flush_bytes = flush_bytes
         self._seam = seam
-        self._pending: list[PendingBatch] = []
+        self._pending: deque[PendingBatch] = deque()
         self._pending_bytes = 0
+        self._offered = self._committed = 0
+        """Batches ever; they are committed in the order in which they were offered."""
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
         self._flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -99,6 +105,7 @@ class Lane:
     def offer(self, batch: PendingBatch) -> None:
         """Take a batch for the next flush."""
         self._pending.append(batch)
+        self._offered += 1
         self._pending_bytes += batch.memory_bytes
         self._some.set()
         if self._pending_bytes >= self._flush_bytes:
@@ -121,10 +128,8 @@ class Lane:
             TimeoutError: the database did not get there in time.
         """
         async with asyncio.timeout(timeout_seconds):
-            # What is pending now may have to wait for the flush under way, and then needs one of its own.
-            for _ in range(int(self._busy) + bool(self._pending)):
-                if self.idle:
-                    return
+            last = self._offered
+            while self._committed < last:
                 self._enough.set()
                 await asyncio.shield(self._flushed)
 
@@ -139,16 +144,15 @@ class Lane:
                             await self._enough.wait()
                     except TimeoutError:
                         pass
-                batches, self._pending, self._pending_bytes = self._pending, [], 0
-                self._some.clear()
-                self._enough.clear()
+                batches = self._take()
                 self._busy = True
                 try:
-                    await self._store(batches)
+                    batches = await self._store(batches)
                     if self._seam:
                         await self._seam("after_commit")
                 finally:
                     self._busy = False
+                self._committed += len(batches)
                 self._acknowledge(batches)
                 flushed, self._flushed = self._flushed, asyncio.get_running_loop().create_future()
                 flushed.set_result(None)
@@ -165,8 +169,32 @@ class Lane:
 
     # -- a flush
 
-    async def _store(self, batches: list[PendingBatch]) -> None:
-        """Until it is committed."""
+    def _take(self) -> list[PendingBatch]:
+        """What goes into the next flush: all there is, but no more than a statement and the loop bear."""
+        taken: list[PendingBatch] = []
+        size = 0
+        while self._pending and size < FLUSH_MOST * self._flush_bytes:
+            taken.append(self._pending.popleft())
+            size += taken[-1].memory_bytes
+        self._pending_bytes -= size
+        self._look_at_pending()
+        return taken
+
+    def _give_back(self, batches: list[PendingBatch]) -> None:
+        """They wait for a flush of their own, before all others."""
+        self._pending.extendleft(reversed(batches))
+        self._pending_bytes += sum(batch.memory_bytes for batch in batches)
+        self._look_at_pending()
+
+    def _look_at_pending(self) -> None:
+        for event, due in ((self._some, bool(self._pending)), (self._enough, self._pending_bytes >= self._flush_bytes)):
+            if due:
+                event.set()
+            else:
+                event.clear()
+
+    async def _store(self, batches: list[PendingBatch]) -> list[PendingBatch]:
+        """Until they are committed; returns those that are: too much for one statement's time is halved."""
         merge_all = made_room = False
         attempt = 0
         started = asyncio.get_running_loop().time()
@@ -193,6 +221,13 @@ class Lane:
                 merge_all = True
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 reason = getattr(error, "sqlstate", None) or type(error).__name__
+                if isinstance(error, TimeoutError | asyncpg.QueryCanceledError) and len(batches) > 1:
+                    # The same statement again would not be done in time either.
+                    rest = batches[len(batches) // 2 :]
+                    for batch in rest:
+                        batch.replay = batch.replay or merge_all
+                    self._give_back(rest)
+                    batches = batches[: len(batches) // 2]
                 _log.warning(
                     "flush failed, will be tried again",
                     extra={"lane": self.index, "reason": reason, "error": str(error), "batches": len(batches)},
@@ -201,7 +236,7 @@ class Lane:
                 self.failing_since = None
                 self._counters.flushes += 1
                 self._counters.flush_seconds.observe(asyncio.get_running_loop().time() - started)
-                return
+                return batches
             self._count_retry(reason)
             if self.failing_since is None:
                 self.failing_since = asyncio.get_running_loop().time()
@@ -231,11 +266,13 @@ class Lane:
         if self._seam:
             await self._seam("before_commit")
         try:
-            await connection.execute("COMMIT")
+            done = await connection.execute("COMMIT")
         except (asyncpg.TransactionRollbackError, asyncpg.IntegrityConstraintViolationError):
             raise  # Postgres says that it rolled back
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             raise _OutcomeUnknownError(str(error)) from error
+        if done != "COMMIT":  # Postgres ends an aborted transaction with another word, and no error
+            raise _OutcomeUnknownError(f"COMMIT was answered with {done}")
         # From here on it is stored: count and note, nothing that can fail.
         self._counters.metric_rows_stored += copied[0] + merged[0]
         self._counters.log_rows_stored += copied[1] + merged[1]

@@ -106,9 +106,6 @@ class AgentEndpoint:
 
         if self._ingest.draining:
             await no(503, "draining", "the server is about to stop", Retry_After=_spread(5))
-        elif wait := self._admission.wait_seconds(asyncio.get_running_loop().time()):
-            rate = self._settings.reconnects_per_second
-            await no(503, "pace", f"{rate} agents are admitted in a second", Retry_After=str(wait))
         elif "origin" in ws.headers:
             await no(403, "origin", "agents send no Origin header; browsers use /ws/live")
         elif not offers(ws, AGENT_SUBPROTOCOL):
@@ -139,7 +136,11 @@ class AgentEndpoint:
                     message = f"{organisation.limits.agents} agents of the organisation are connected"
                     await no(429, "org_agents", message, Retry_After=_spread(60))
                     return None
-            self._admission.take()  # only now: who may not come in takes no place of those who may
+            # Last: who may not come in takes no place of those who may.
+            if wait := self._admission.wait_seconds((agent.org, agent.host), asyncio.get_running_loop().time()):
+                rate = self._settings.reconnects_per_second
+                await no(503, "pace", f"{rate} agents are admitted in a second", Retry_After=str(wait))
+                return None
             return agent
         return None
 

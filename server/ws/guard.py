@@ -130,6 +130,8 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         """Begin the closing handshake. Idempotent; a peer that does not answer is aborted."""
         if self.close_sent or self.disconnected or not self.handshake_complete or self.transport.is_closing():
             return
+        if self.conn.state is not OPEN:
+            return  # the peer closes, and has its answer: its close is the next thing that is read
         self.queue.put_nowait({"type": "websocket.disconnect", "code": int(code), "reason": reason})
         self.conn.send_close(int(code), reason.encode()[:120].decode(errors="ignore"))
         self.transport.write(b"".join(self.conn.data_to_send()))

@@ -3,44 +3,89 @@
 import heapq
 from collections import Counter
 
-from server.admission import LATEST_SECONDS, Admission
+import pytest
+
+from server.admission import GRACE_SECONDS, LATEST_SECONDS, ORG_SHARE, Admission, HostKey
+
+RATE = 400
+
+
+def storm(
+    admission: Admission, agents: dict[HostKey, float], redial: dict[HostKey, float], until: float
+) -> dict[HostKey, float]:
+    """Let agents dial at their times and come back when they are told; `redial`: those that come back after this instead.
+
+    Returns when each was admitted first. Those of `redial` are cut at once and dial again, for ever.
+    """
+    due = [(at, host) for host, at in agents.items()]
+    heapq.heapify(due)
+    admitted: dict[HostKey, float] = {}
+    while due and due[0][0] < until:
+        now, host = heapq.heappop(due)
+        wait = admission.wait_seconds(host, now)
+        if not wait:
+            admitted.setdefault(host, now)
+        if host in redial:
+            heapq.heappush(due, (now + redial[host], host))
+        elif wait:
+            heapq.heappush(due, (now + wait + hash(host) % 1000 / 1000, host))  # agents add up to a second
+    return admitted
 
 
 def test_a_storm_is_spread_to_the_rate() -> None:
     """Ten thousand that dial at once, and come back when they are told, are admitted at the rate and no second is fuller."""
-    admission, rate = Admission(400), 400
-    due = [(1000.0, agent) for agent in range(10_000)]
-    admitted: Counter[int] = Counter()
-    while due:
-        now, agent = heapq.heappop(due)
-        if wait := admission.wait_seconds(now):
-            heapq.heappush(due, (now + wait + agent % 1000 / 1000, agent))  # agents add up to a second
-        else:
-            admission.take()
-            admitted[int(now)] += 1
+    agents = {("o", f"h{i}"): 1000.0 for i in range(10_000)}
 
-    assert admitted.total() == 10_000
-    assert max(admitted.values()) <= 1.2 * rate + 1
-    assert max(admitted) - 1000 < 60
+    admitted = storm(Admission(RATE), agents, {}, 1100.0)
+
+    seconds = Counter(int(at) for at in admitted.values())
+    assert seconds.total() == 10_000
+    assert max(seconds.values()) <= 1.25 * RATE
+    assert max(seconds) - 1000 < 35
+
+
+def test_who_waits_is_not_overtaken_by_who_does_not() -> None:
+    """Hosts of one organisation that dial every second, whatever they are told, keep nobody out who waits for its time."""
+    crashing = {("noisy", f"h{i}"): 1000.0 + i / 2000 for i in range(2_000)}
+    polite = {("quiet", f"h{i}"): 1001.0 + i / 1000 for i in range(1_000)}
+
+    admitted = storm(Admission(RATE), crashing | polite, dict.fromkeys(crashing, 1.0), 1060.0)
+
+    waits = [admitted[host] - at for host, at in polite.items()]
+    assert len(waits) == 1_000
+    assert max(waits) < 3_000 / (0.9 * RATE) + 3
+
+
+def test_a_place_is_kept_for_its_time_and_no_longer() -> None:
+    """A host gets the same place however often it asks; who comes after it has passed waits anew."""
+    admission = Admission(1)
+    assert admission.wait_seconds(("o", "first"), 0.0) == 0
+    waits = {admission.wait_seconds(("o", "late"), 0.0) for _ in range(10)}
+    (wait,) = waits
+    assert admission.wait_seconds(("o", "late"), 1.0) == wait - 1
+    assert admission.waiting == 1
+
+    after = wait + GRACE_SECONDS + 1
+    assert admission.wait_seconds(("o", "walks in"), after) == 0
+    assert admission.wait_seconds(("o", "late"), after) > 0
 
 
 def test_a_few_need_not_wait() -> None:
     """Below the rate everybody is admitted, whatever was before the pause."""
     admission = Admission(10)
-    now = 5.0
-    while admission.wait_seconds(now) == 0:
-        admission.take()
-    for second in range(20):
-        now = 100.0 + second / 5
-        assert admission.wait_seconds(now) == 0
-        admission.take()
+    number = 0
+    while admission.wait_seconds(("o", f"h{number}"), 5.0) == 0:
+        number += 1
+    for moment in range(20):
+        assert admission.wait_seconds(("o", f"later-{moment}"), 100.0 + moment / 5) == 0
 
 
-def test_nobody_is_told_to_wait_for_ever() -> None:
-    """However many ask, the wait that is told has a bound."""
-    admission = Admission(1)
-    admission.wait_seconds(0.0)
-    admission.take()
+@pytest.mark.parametrize("orgs", [1, 2])
+def test_places_and_waits_are_bounded(orgs: int) -> None:
+    """However many ask, so many places are kept, no organisation has more than its part, and nobody waits longer."""
+    admission = Admission(10)
 
-    waits = [admission.wait_seconds(0.0) for _ in range(1000)]
-    assert (min(waits) > 0, max(waits)) == (True, LATEST_SECONDS)
+    waits = [admission.wait_seconds((f"o{i % orgs}", f"h{i}"), 0.0) for i in range(5_000)]
+
+    assert max(waits) == LATEST_SECONDS
+    assert admission.waiting <= LATEST_SECONDS * 10 * min(1.0, orgs * ORG_SHARE)

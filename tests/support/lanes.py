@@ -77,6 +77,7 @@ async def rig(
     dsn: str,
     *,
     flush_seconds: float = 0.01,
+    flush_bytes: int = 1024 * 1024,
     connection_class: type[asyncpg.Connection] = asyncpg.Connection,
     storage: Storage | None = None,
 ) -> AsyncIterator[Rig]:
@@ -89,7 +90,7 @@ async def rig(
         )
 
     lane = Lane(
-        0, connect, storage or PlainStorage(), counters, budget, flush_seconds=flush_seconds, flush_bytes=1024 * 1024,
+        0, connect, storage or PlainStorage(), counters, budget, flush_seconds=flush_seconds, flush_bytes=flush_bytes,
         seam=cuts,
     )  # fmt: skip
     registry = core.make_registry(counters)

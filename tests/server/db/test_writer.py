@@ -291,6 +291,53 @@ class TestCuts:
         assert len(await logs(connection)) == 1
         assert lane.lane.failing_since is None
 
+    async def test_a_backlog_goes_in_several_flushes(self, database: str, connection: asyncpg.Connection) -> None:
+        """However much has gathered, a flush takes a bounded part of it; a barrier waits for all of them."""
+        async with rig(database, flush_bytes=1) as lane:
+            hold = Hold()
+            lane.cuts.once("before_begin", hold)
+            agent = lane.agent()
+            agent.batch(Metric(ref=0, mem=0))
+            await reached(hold)
+            for mem in range(1, 6):
+                agent.batch(Metric(ref=0, mem=mem))
+            hold.release.set()
+            await lane.lane.barrier(DEADLINE_SECONDS)
+
+            assert lane.counters.flushes == 6
+            assert [ack.seq for ack in agent.socket.acks] == [1, 2, 3, 4, 5, 6]
+            assert [row.mem for row in await metrics(connection)] == list(range(6))
+            assert lane.lane.idle
+
+    @pytest.mark.parametrize("replay", [False, True])
+    async def test_a_flush_that_is_not_done_in_time_is_halved(
+        self, database: str, connection: asyncpg.Connection, replay: bool
+    ) -> None:
+        """A statement past its deadline would be past it again: half of it goes, then the rest, each once, in order."""
+        await connection.execute("""
+            CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF (SELECT count(*) FROM added) > 2 THEN RAISE EXCEPTION 'too slow' USING ERRCODE = '57014'; END IF;
+                RETURN NULL;
+            END $$;
+            CREATE TRIGGER slow AFTER INSERT ON container_metric REFERENCING NEW TABLE AS added EXECUTE FUNCTION slow();
+        """)
+        async with rig(database) as lane:
+            hold = Hold()
+            lane.cuts.once("before_begin", hold)
+            agent = lane.agent(greeting=hello(container(), connection=2, next_seq=9 if replay else 1))
+            for mem in range(8):
+                agent.batch(Metric(ref=0, mem=mem), seq=mem + 1)
+            await reached(hold)
+            hold.release.set()
+            await lane.lane.barrier(2 * DEADLINE_SECONDS)
+
+            assert lane.counters.flush_retries["57014"] >= 2
+            assert [ack.seq for ack in agent.socket.acks] == sorted({ack.seq for ack in agent.socket.acks})
+            assert agent.socket.acks[-1].seq == 8
+            assert [row.mem for row in await metrics(connection)] == list(range(8))
+            assert lane.counters.metric_rows_stored == 8
+
     @pytest.mark.parametrize("replay", [False, True])
     async def test_a_missing_partition_is_made(
         self, database: str, connection: asyncpg.Connection, replay: bool
