@@ -269,5 +269,7 @@ class Session:
     window: Window = NO_WINDOW
     """What the agent was told it may have on its way."""
     window_before: Window = NO_WINDOW
-    """A larger one that it was told earlier, and that holds until then: Unix microseconds."""
-    window_before_until_us: int = 0
+    """A larger one that it was told earlier, and that holds until then: monotonic seconds."""
+    window_before_until: float = 0.0
+    window_acked: int = 0
+    """How far it was acknowledged when its window was looked at last."""

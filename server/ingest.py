@@ -88,7 +88,7 @@ class Ingest:
         log_text_bytes: int,
     ) -> None:
         self._counters = counters
-        self._budget = budget
+        self.budget = budget
         self.windows = windows
         self._lanes = lanes
         self._live = live
@@ -144,7 +144,7 @@ class Ingest:
             + BATCH_OVERHEAD_BYTES
         )
         organisation = session.record.organisation
-        if not self._budget.take(organisation, pending.memory_bytes, pending.frame_bytes):
+        if not self.budget.take(organisation, pending.memory_bytes, pending.frame_bytes):
             error = PeerError(
                 ErrorCode.UNAVAILABLE,
                 "no memory left for unstored rows: keep them, come back later",

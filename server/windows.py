@@ -2,15 +2,17 @@
 
 The budget is shared out: an agent's window is its part of the memory, counted in batches and in frame bytes by what both cost
 in memory now. So all agents together fit into the budget however long the database is away, and nobody is closed for want
-of memory. When the budget fills all the same (batches grew, frames are unlike before), windows shrink further, and grow
-again when it empties. An agent that was told of a smaller window may have sent more before it heard: the larger one holds for
-some seconds yet.
+of memory. It is shared among the hosts that are known, not only those that are connected: after a restart all of them come
+back. A window begins small and doubles while acks come: who connects while the database is away holds little, whatever its
+share. When the budget fills all the same (batches grew, frames are unlike before), windows shrink further, and grow again when
+it empties. An agent that was told of a smaller window may have sent more before it heard: the larger one holds for a while.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sized
 from typing import Protocol
 
-from server.agents import Session, now_us
+from server.agents import AgentRecord, Session
 from server.protocol.codec import encode
 from server.protocol.messages import Window, WindowUpdate
 from server.quotas import Organisation
@@ -21,8 +23,10 @@ EASY, FULL = 0.5, 0.9
 """Use of the budget from which windows shrink, and at which nothing is granted beyond the least."""
 SHRINK, GROW = 0.8, 1.25
 """How far a window must be off before its agent is told: telling all of every connection would be a storm of its own."""
-GRACE_US = 10_000_000
-"""How long a larger window holds after a smaller one was told: the way there, and what was sent before it arrived."""
+GRACE_SECONDS = 30.0
+"""How long a larger window holds after a smaller one was told: longer than a connection lives over which nothing arrives."""
+FIRST_BATCHES = 2
+"""The window that a connection begins with, if its share is not smaller."""
 LEAST_BYTES = 4096
 _TURNS = 10
 """An agent's window is looked at every so many ticks, a tenth of the agents each time."""
@@ -48,13 +52,19 @@ class Budget:
 
     def take(self, organisation: Organisation, size: int, frame_bytes: int) -> bool:
         """Count a batch of `size` bytes in; False: it does not fit, nothing is counted."""
+        if not self.hold(organisation, size):
+            return False
+        self.taken_batches += 1
+        self.taken_bytes += size
+        self.taken_frame_bytes += frame_bytes
+        return True
+
+    def hold(self, organisation: Organisation, size: int) -> bool:
+        """Count `size` bytes of something else in, such as half a frame; False: they do not fit, nothing is counted."""
         if self.used_bytes + size > self.limit_bytes or organisation.ingest_bytes + size > self.share_bytes:
             return False
         self.used_bytes += size
         organisation.ingest_bytes += size
-        self.taken_batches += 1
-        self.taken_bytes += size
-        self.taken_frame_bytes += frame_bytes
         return True
 
     def give(self, organisation: Organisation, size: int) -> None:
@@ -66,10 +76,15 @@ class Budget:
 class Agents(Protocol):
     """The connected agents."""
 
-    connected: int
+    @property
+    def records(self) -> Sized:
+        """Hosts that are known."""
 
     def sessions(self) -> Iterable[Session]:
         """Of all that are connected."""
+
+    def of_org(self, org: str) -> Sized:
+        """Hosts of one organisation that are known."""
 
 
 class Windows:
@@ -93,12 +108,11 @@ class Windows:
         self._bytes = float(_FIRST_BATCHES * _FIRST_BATCH_BYTES)
         self._frame_bytes = float(_FIRST_BATCHES * _FIRST_FRAME_BYTES)
 
-    def grant(self, organisation: Organisation) -> Window:
-        """What each agent of the organisation may have on its way now."""
-        budget = self._budget
-        memory = SHARED_OUT * min(
-            budget.limit_bytes / max(1, self._agents.connected), budget.share_bytes / max(1, organisation.agents)
-        )
+    def grant(self, record: AgentRecord) -> Window:
+        """What the agent, and each of its organisation, may have on its way now."""
+        budget, organisation = self._budget, record.organisation
+        hosts, of_org = len(self._agents.records), len(self._agents.of_org(record.org))
+        memory = SHARED_OUT * min(budget.limit_bytes / max(1, hosts), budget.share_bytes / max(1, of_org))
         used = max(budget.used_bytes / budget.limit_bytes, organisation.ingest_bytes / max(1, budget.share_bytes))
         memory *= min(1.0, max(0.0, (FULL - used) / (FULL - EASY)))
         batches = memory * self._batches / self._bytes
@@ -111,7 +125,13 @@ class Windows:
 
     def open(self, session: Session) -> None:
         """The first window of a session, told with its welcome."""
-        session.window = session.window_before = self.grant(session.record.organisation)
+        grant = self.grant(session.record)
+        session.window = session.window_before = _at_most(grant, FIRST_BATCHES, self._frame())
+        session.window_acked = session.progress.acked
+
+    def _frame(self) -> float:
+        """Bytes of a mean frame."""
+        return self._frame_bytes / self._batches
 
     def allows(self, session: Session, batches: int, size: int, frame_bytes: int) -> bool:
         """Whether a frame fits beside `batches` of `size` bytes that are on their way. One alone always does."""
@@ -120,7 +140,7 @@ class Windows:
             return True
         before = session.window_before
         return (
-            now_us() < session.window_before_until_us
+            time.monotonic() < session.window_before_until
             and batches < before.batches
             and size + frame_bytes <= before.bytes
         )
@@ -137,19 +157,24 @@ class Windows:
                 continue  # it ended since the round began
             organisation = session.record.organisation
             if (window := grants.get(organisation)) is None:
-                window = grants[organisation] = self.grant(organisation)
+                window = grants[organisation] = self.grant(session.record)
+            if session.progress.acked == session.window_acked:
+                # Nothing was stored since the last look: it has no use for more, or the database is away.
+                window = _smaller(window, session.window)
+            session.window_acked = session.progress.acked
+            window = _at_most(window, 2 * session.window.batches, self._frame())
             if _differs(session.window, window):
                 self._tell(session, window)
 
     def _tell(self, session: Session, window: Window) -> None:
         # One that does not read now is told the next time: what it was told last still holds.
         if session.socket.try_send(encode(WindowUpdate(batches=window.batches, bytes=window.bytes))):
-            now = now_us()
+            now = time.monotonic()
             before = session.window
-            if now < session.window_before_until_us:
+            if now < session.window_before_until:
                 looser = session.window_before
                 before = Window(batches=max(before.batches, looser.batches), bytes=max(before.bytes, looser.bytes))
-            session.window_before, session.window_before_until_us = before, now + GRACE_US
+            session.window_before, session.window_before_until = before, now + GRACE_SECONDS
             session.window = window
 
     def _learn(self) -> None:
@@ -161,6 +186,17 @@ class Windows:
         self._bytes = _KEPT * self._bytes + seen[1] - self._seen[1]
         self._frame_bytes = _KEPT * self._frame_bytes + seen[2] - self._seen[2]
         self._seen = seen
+
+
+def _at_most(window: Window, batches: int, frame_bytes: float) -> Window:
+    """No more than so many batches, of twice the mean size."""
+    if window.batches <= batches:
+        return window
+    return Window(batches=batches, bytes=min(window.bytes, max(LEAST_BYTES, int(2 * batches * frame_bytes))))
+
+
+def _smaller(one: Window, other: Window) -> Window:
+    return Window(batches=min(one.batches, other.batches), bytes=min(one.bytes, other.bytes))
 
 
 def _differs(told: Window, window: Window) -> bool:

@@ -47,7 +47,7 @@ class AgentEndpoint:
         self._registry = registry
         self._ingest = ingest
         self._counters = counters
-        self._core = Core(settings, registry, ingest, actions, counters)
+        self._core = Core(settings, registry, ingest, actions, quotas, ingest.budget, counters)
         self._admission = Admission(settings.reconnects_per_second)
         self._greeting = 0
         """Upgraded, no hello yet."""

@@ -37,8 +37,10 @@ from server.protocol.messages import (
     TokenExpiring,
     Welcome,
 )
+from server.quotas import Quotas
 from server.registry import Registry
 from server.settings import Settings
+from server.windows import Budget
 from server.ws.direct import DirectWebSocket
 from server.ws.handshake import send_error
 
@@ -56,6 +58,8 @@ class Core:
     registry: Registry
     ingest: Ingest
     actions: Actions
+    quotas: Quotas
+    budget: Budget
     counters: Counters
 
 
@@ -121,6 +125,15 @@ class AgentConnection:
         session = self._session
         if session is not None and session.record.session is session and session.record.ack_due:
             session.record.send_ack()
+
+    def on_held(self, change: int) -> bool:
+        """Half a message takes memory like rows that wait."""
+        core = self._core
+        organisation = core.quotas.of(self.agent.org)
+        if change > 0:
+            return core.budget.hold(organisation, change)
+        core.budget.give(organisation, -change)
+        return True
 
     def on_end(self, code: int) -> None:
         """The socket is closed or lost."""

@@ -42,6 +42,9 @@ class Receiver(Protocol):
     def on_writable(self) -> None:
         """The peer, having lagged, reads again."""
 
+    def on_held(self, change: int) -> bool:
+        """So many bytes more (less, below zero) are held of a message that is not complete. False: there is no room."""
+
 
 class _Events:
     """Stands where the queue of an ASGI connection stood: only its end matters now."""
@@ -70,6 +73,8 @@ class DirectWebSocket(GuardedWebSocket):
         """The beginning of a frame whose rest has not come."""
         self._awaited_bytes = 0
         """How long it must be before it is worth looking at again."""
+        self._held_bytes = 0
+        """Of what has come of a message: the receiver knows of these."""
 
     def hand_over(self, receiver: Receiver) -> None:
         """From now on `receiver` gets what comes. What came before it goes first; the ASGI application may end."""
@@ -116,8 +121,16 @@ class DirectWebSocket(GuardedWebSocket):
         if self._partial is not None:
             self._partial += data
             if len(self._partial) < self._awaited_bytes:
+                self._account()
                 return
             data, self._partial = bytes(self._partial), None
+            if not self.frames:
+                self._stop_message_timer()  # what is begun next has a time of its own
+        self._read(data)
+        if self._held_bytes or self.frames or self._partial:
+            self._account()
+
+    def _read(self, data: bytes) -> None:
         start, end = 0, len(data)
         while start < end:
             body, stop = _frame_at(data, start)
@@ -133,7 +146,8 @@ class DirectWebSocket(GuardedWebSocket):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing that was begun is kept, and nothing points in a circle: the garbage collector runs rarely."""
-        self._partial = None
+        self._partial, self.frames = None, []
+        self._account()
         super().connection_lost(exc)
         self.conn.parser.close()
         self._receiver = self.on_writable = None
@@ -150,6 +164,20 @@ class DirectWebSocket(GuardedWebSocket):
             self._text(bytes(data))
         elif not self.close_sent:
             receiver.on_binary()
+
+    def _account(self) -> None:
+        """Tell the receiver what is held of a message that is not complete, and let none take for ever."""
+        held = len(self._partial or b"") + sum(map(len, self.frames))
+        change, self._held_bytes = held - self._held_bytes, held
+        begun = self._partial is not None or bool(self.frames)
+        if not begun:
+            self._stop_message_timer()
+        elif self._message_timer is None and not self.close_sent:
+            self._start_message_timer()
+        if change and self._receiver is not None and not self._receiver.on_held(change):
+            self._held_bytes -= change
+            self._partial, self.frames = None, []
+            self.close(CloseCode.TRY_AGAIN_LATER, "no memory left for a message that is not complete")
 
     @property
     def _parser_rests(self) -> bool:

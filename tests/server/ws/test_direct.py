@@ -59,6 +59,8 @@ class Notes:
     def __init__(self) -> None:
         self.got: list[bytes | None] = []
         self.ended: list[int] = []
+        self.held = self.most = 0
+        self.room = 10**9
 
     def on_text(self, data: bytes) -> None:
         """A text."""
@@ -74,6 +76,14 @@ class Notes:
 
     def on_writable(self) -> None:
         """Nothing waits."""
+
+    def on_held(self, change: int) -> bool:
+        """As much as there is room for."""
+        if self.held + change > self.room:
+            return False
+        self.held += change
+        self.most = max(self.most, self.held)
+        return True
 
 
 async def handed_over() -> tuple[DirectWebSocket, Notes, Pipe]:
@@ -142,6 +152,7 @@ async def test_messages_come_whole_and_in_order_however_they_are_cut(
         socket.data_received(piece)
 
     assert notes.got == messages
+    assert (notes.held, socket._message_timer) == (0, None)
     socket.connection_lost(None)
     await asyncio.sleep(0)
     assert notes.ended == [1005]
@@ -168,6 +179,50 @@ async def test_a_frame_over_the_limit_is_refused_by_its_head(cut: int) -> None:
 
     assert pipe.written[:4] == b"\x88" + bytes([len(pipe.written) - 2]) + struct.pack(">H", 1009)
     assert notes.got == []
+    socket.connection_lost(None)
+
+
+async def test_half_a_message_counts_until_it_is_whole() -> None:
+    """What is held of a frame, and of fragments, is told to the receiver, and given back with message or connection."""
+    socket, notes, _ = await handed_over()
+    data = frame(1, b"x" * 1000)
+    socket.data_received(data[:600])
+    assert notes.held == 600
+    socket.data_received(data[600:] + frame(1, b"y" * 500, fin=False))
+    assert (notes.got, notes.held) == ([b"x" * 1000], 500)
+    socket.data_received(frame(0, b"z" * 300)[:200])
+    assert notes.held == 700
+    socket.connection_lost(None)
+    assert notes.held == 0
+
+
+async def test_half_a_message_without_room_ends_the_connection() -> None:
+    """Where the budget is full a message that is not complete is dropped, and its connection closed with 1013."""
+    socket, notes, pipe = await handed_over()
+    notes.room = 300
+    del pipe.written[:]
+    socket.data_received(frame(1, b"x" * 1000)[:600])
+
+    assert notes.held == 0
+    assert struct.unpack(">H", bytes(pipe.written[2:4])) == (1013,)
+    socket.connection_lost(None)
+
+
+async def test_each_message_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is that of one message: a stream of which every piece ends within a frame goes on."""
+    monkeypatch.setattr("server.ws.guard.MESSAGE_TIMEOUT_SECONDS", 0.2)
+    socket, notes, pipe = await handed_over()
+    data = b"".join(frame(1, b"%04d" % number) for number in range(40))
+    for piece in pieces(data, [15]):
+        socket.data_received(piece)
+        await asyncio.sleep(0.02)  # the whole stream takes longer than one message may
+    assert len(notes.got) == 40
+    assert not pipe.closing
+
+    socket.data_received(data[:5])
+    del pipe.written[:]
+    await eventually(lambda: bool(pipe.written), "the close")
+    assert struct.unpack(">H", bytes(pipe.written[2:4])) == (4004,)
     socket.connection_lost(None)
 
 
