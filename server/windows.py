@@ -25,7 +25,7 @@ SHRINK, GROW = 0.8, 1.25
 """How far a window must be off before its agent is told: telling all of every connection would be a storm of its own."""
 GRACE_SECONDS = 30.0
 """How long a larger window holds after a smaller one was told: longer than a connection lives over which nothing arrives."""
-FIRST_BATCHES = 2
+FIRST_BATCHES = 4
 """The window that a connection begins with, if its share is not smaller."""
 LEAST_BYTES = 4096
 _TURNS = 10
@@ -113,8 +113,7 @@ class Windows:
         budget, organisation = self._budget, record.organisation
         hosts, of_org = len(self._agents.records), len(self._agents.of_org(record.org))
         memory = SHARED_OUT * min(budget.limit_bytes / max(1, hosts), budget.share_bytes / max(1, of_org))
-        used = max(budget.used_bytes / budget.limit_bytes, organisation.ingest_bytes / max(1, budget.share_bytes))
-        memory *= min(1.0, max(0.0, (FULL - used) / (FULL - EASY)))
+        memory *= self._ease(organisation)
         batches = memory * self._batches / self._bytes
         size = memory * self._frame_bytes / self._bytes
         most = self._most
@@ -125,9 +124,18 @@ class Windows:
 
     def open(self, session: Session) -> None:
         """The first window of a session, told with its welcome."""
-        grant = self.grant(session.record)
-        session.window = session.window_before = _at_most(grant, FIRST_BATCHES, self._frame())
+        record = session.record
+        first = max(1, int(FIRST_BATCHES * self._ease(record.organisation)))
+        session.window = _at_most(self.grant(record), first, self._frame())
+        # What the connection before left on its way counts here, and is not on this one for the agent.
+        session.window_before, session.window_before_until = self._most, time.monotonic() + GRACE_SECONDS
         session.window_acked = session.progress.acked
+
+    def _ease(self, organisation: Organisation) -> float:
+        """1: there is plenty of room; 0: what there is is needed for the one batch that everybody may send."""
+        budget = self._budget
+        used = max(budget.used_bytes / budget.limit_bytes, organisation.ingest_bytes / max(1, budget.share_bytes))
+        return min(1.0, max(0.0, (FULL - used) / (FULL - EASY)))
 
     def _frame(self) -> float:
         """Bytes of a mean frame."""

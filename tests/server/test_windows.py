@@ -91,7 +91,7 @@ def updates_of(peer: Peer) -> int:
 
 
 async def test_a_window_begins_small_and_grows_with_acks() -> None:
-    """A connection begins with two batches; while its batches are stored its window doubles, up to the one of the settings."""
+    """A connection begins with four batches; while batches are stored its window doubles, up to that of the settings."""
     fleet = Fleet(2, 2**30)
     (peer, idle) = fleet.peers
     seen = [told(peer).batches]
@@ -101,7 +101,7 @@ async def test_a_window_begins_small_and_grows_with_acks() -> None:
         fleet.look_round()
         seen.append(told(peer).batches)
 
-    assert seen == [2, 4, 8, 16, 32, 64, 64, 64]
+    assert seen == [4, 8, 16, 32, 64, 64, 64, 64]
     assert told(peer) == Window(batches=64, bytes=1_000_000)
     assert told(idle).batches == FIRST_BATCHES
 
@@ -161,8 +161,8 @@ async def test_the_budget_holds_everything_while_the_database_is_away(seed: int)
 
 
 async def test_who_comes_while_the_database_is_away_holds_little() -> None:
-    """Agents that join one after another, each with a backlog, fill no budget of which they know only their first share."""
-    fleet = Fleet(0, 2**20, share=0.5)
+    """Agents that join one after another, each with a backlog, are not granted what those before them hold already."""
+    fleet = Fleet(0, 2**21, share=0.5)
     for number in range(250):
         peer = fleet.join(f"h{number}")
         fleet.peers.append(peer)
@@ -176,6 +176,23 @@ async def test_who_comes_while_the_database_is_away_holds_little() -> None:
 
     assert fleet.budget.used_bytes < fleet.budget.share_bytes
     assert max(told(peer).batches for peer in fleet.peers) <= FIRST_BATCHES
+
+
+async def test_a_takeover_is_not_closed_for_what_was_on_its_way() -> None:
+    """The connection before may have left more on its way than the window that the next one begins with."""
+    fleet = Fleet(1, 2**30)
+    fleet.grow()
+    old = fleet.peers[0]
+    for _ in range(20):
+        assert fleet.send(old)
+    new = connect(
+        fleet.registry, fleet.ingest, hello(*map(container, range(5)), connection=2, next_seq=old.seq + 1), host="h0"
+    )
+    assert new.session.window.batches == FIRST_BATCHES
+    for _ in range(FIRST_BATCHES):
+        new.batch(Metric(ref=0))
+
+    assert new.session.progress.outstanding_batches == 20 + FIRST_BATCHES
 
 
 async def test_windows_shrink_when_the_budget_fills_and_grow_again_after() -> None:

@@ -9,6 +9,7 @@ import pytest
 import websockets
 
 from server.auth.principal import User
+from server.windows import FIRST_BATCHES
 from tests.support.server import (
     AgentClient,
     RunningServer,
@@ -165,7 +166,8 @@ class TestHello:
 
         assert welcome["acked_seq"] == 0
         assert welcome["clock"]["earliest"] < before < welcome["clock"]["latest"]
-        assert welcome["window"] == {"batches": 64, "bytes": 1024 * 1024}
+        assert welcome["window"]["batches"] == FIRST_BATCHES
+        assert 4096 <= welcome["window"]["bytes"] <= 1024 * 1024
         assert welcome["limits"]["frame_bytes"] == 1024 * 1024
 
 
