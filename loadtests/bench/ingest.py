@@ -13,7 +13,7 @@ from loadtests.bench import connections, raw_copy
 from loadtests.bench.figures import Figure, Report, options_told
 from loadtests.bench.plan import plan
 from loadtests.bench.usage import Component, Moment, postgres_component
-from loadtests.fingerprint import environment
+from loadtests.fingerprint import Postgres, environment
 from loadtests.fleet_process import LEDGER, make_fleet, read_report
 from loadtests.measure import Latency
 from loadtests.scrape import Sample, scrape
@@ -45,6 +45,10 @@ class Options:
     seed: int = 1
     storage: str = "plain"
     database_url: str | None = None
+    postgres: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the private Postgres."""
+    server: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the server beside those that the benchmark needs; they win over them."""
     pins: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -66,6 +70,7 @@ class Load:
     labelled_rss_bytes: float | None = None
     findings: Findings = field(default_factory=Findings)
     raw: raw_copy.RawCopy | None = None
+    postgres: Postgres | None = None
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -88,7 +93,7 @@ async def run(options: Options, directory: Path, *, find_limit: bool) -> Report:
         figures += found
     return Report(
         benchmark="ingest", options={**options_told(options), "find_limit": find_limit},
-        environment=await asyncio.to_thread(environment), figures=tuple(figures), failures=tuple(failures),
+        environment=await asyncio.to_thread(environment, load.postgres), figures=tuple(figures), failures=tuple(failures),
     )  # fmt: skip
 
 
@@ -129,14 +134,17 @@ async def _load(options: Options, directory: Path, *, whole: bool) -> Load:
     storage = strategy(options.storage)
     scenario = _scenario(options)
     async with AsyncExitStack() as stack:
-        dsn, _ = await stack.enter_async_context(database(options.database_url, directory / "postgres.log"))
+        dsn, _ = await stack.enter_async_context(
+            database(options.database_url, directory / "postgres.log", settings=options.postgres)
+        )
         server = ServerUnderTest(scenario, dsn, directory)
         stack.push_async_callback(server.child.stop)
         await server.start()
         looking, second = [await asyncpg.connect(dsn, timeout=10, command_timeout=600) for _ in range(2)]
         stack.callback(looking.terminate)
         stack.callback(second.terminate)
-        load.failures += (await fingerprint(looking)).weaknesses()
+        load.postgres = await fingerprint(looking)
+        load.failures += load.postgres.weaknesses()
         components = [Component("server", server.child.pid)]
         if (postgres := await postgres_component(looking)) is not None:
             components.append(postgres)
@@ -228,6 +236,7 @@ def _scenario(options: Options) -> Scenario:
             "SEATRIAL_ORG_BATCHES_PER_SECOND": str(10 * options.agents),
             "SEATRIAL_ORG_BUDGET_SHARE": "1.0",
             "SEATRIAL_RECONNECTS_PER_SECOND": "100000",  # the ramp paces them
+            **options.server,
         },
     )  # fmt: skip
 
