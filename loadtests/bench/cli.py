@@ -51,7 +51,7 @@ def bench_ingest(
     seed: Annotated[int, typer.Option(help="Seed of every value.")] = 1,
     storage: Annotated[str, typer.Option(help="Storage strategy.")] = "plain",
     database_url: DatabaseUrl = None,
-    find_limit: Annotated[bool, typer.Option("--find-limit", help="More containers until ack p99 > 1 s.")] = False,
+    find_limit: Annotated[bool, typer.Option("--find-limit", help="More containers until acks are late.")] = False,
     postgres: PostgresSettings = None,
     server: ServerVariables = None,
     pin: Pins = None,
@@ -59,7 +59,8 @@ def bench_ingest(
     keep: Keep = None,
 ) -> None:
     """The whole pipeline, ledger verified, beside raw COPY of the same rows by one connection."""
-    from loadtests.bench.ingest import Options, run
+    from loadtests.bench.ingest import run
+    from loadtests.bench.ingest_load import Options
 
     options = Options(
         agents=agents, containers=containers, log_lines=log_lines, seconds=seconds, ramp_seconds=ramp, seed=seed,
