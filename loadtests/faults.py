@@ -7,10 +7,14 @@ from loadtests.children import STOP_TIMEOUT_SECONDS
 from loadtests.measure import now_us
 from loadtests.network import Command, Network
 from loadtests.result import FaultDone
+from loadtests.scrape import status
 from loadtests.stage import ServerUnderTest, StageError
 from server.db.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from simulator.scenario import Fault, Problem, Scenario, ScenarioError
 from simulator.scenario_format import seconds
+
+_LOOK_SECONDS = 0.2
+_UNREADY = 503
 
 
 class FaultError(Exception):
@@ -118,12 +122,29 @@ class Faults:
         try:
             try:
                 await asyncio.to_thread(postgres.pause)
-                await asyncio.sleep(fault.for_seconds)
+                noticed = await self._unready_within(fault.for_seconds)
             finally:
                 await asyncio.to_thread(postgres.resume)
         except EmbeddedPostgresError as error:
             raise StageError(f"postgres, after postgres_stop: {error}") from None
+        if not noticed:
+            raise FaultError(f"the server did not notice it: /readyz never answered {_UNREADY}")
         return f"SIGSTOP to postmaster {pid} and its backends, {seconds(fault.for_seconds)} later SIGCONT"
+
+    async def _unready_within(self, for_seconds: float) -> bool:
+        """Stay so long; returns whether the server said meanwhile that it is not ready."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + for_seconds
+        try:
+            async with asyncio.timeout_at(until):
+                while True:
+                    if await status(f"{self._server.http}/readyz") == _UNREADY:
+                        break
+                    await asyncio.sleep(_LOOK_SECONDS)
+        except TimeoutError:
+            return False
+        await asyncio.sleep(until - loop.time())
+        return True
 
     # -- the network
 
@@ -141,6 +162,8 @@ class Faults:
         finally:
             carried = await network.ask(Command(withhold=False))
         withheld = carried.withheld_bytes - before
+        if not withheld:
+            raise FaultError(f"of {carried.connections} connections there was nothing to withhold")
         return f"{withheld} bytes of {carried.connections} connections withheld for {seconds(fault.for_seconds)}"
 
     async def _resets(self, fault: Fault) -> str:
@@ -148,4 +171,6 @@ class Faults:
         before = network.carried.resets
         open_before = (await network.ask(Command())).connections
         resets = (await network.ask(Command(reset=fault.fraction))).resets - before
+        if not resets:
+            raise FaultError(f"of {open_before} connections none was reset")
         return f"{resets} of {open_before} connections reset"

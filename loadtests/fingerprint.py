@@ -16,7 +16,9 @@ PACKAGES = ("asyncpg", "fastapi", "locust", "msgspec", "picows", "uvicorn", "uvl
 DURABILITY = ("fsync", "synchronous_commit", "full_page_writes")
 """Settings without which a commit is no promise; a run with one of them off is invalid."""
 
-POSTGRES_SETTINGS = (*DURABILITY, "shared_buffers")
+POSTGRES_SETTINGS = (
+    *DURABILITY, "checkpoint_timeout", "max_wal_size", "shared_buffers", "wal_buffers", "wal_compression",
+)  # fmt: skip
 """Settings of Postgres that a result holds."""
 
 

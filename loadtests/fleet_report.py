@@ -14,7 +14,7 @@ from server.protocol.close_codes import CloseCode
 
 _NEVER_US = 2**63
 BACK = 0.99
-"""Share of the fleet that must be connected for it to be back."""
+"""Share of the fleet that must stream again for it to be back."""
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -46,6 +46,7 @@ def catalogue(report: Mapping[str, Any], faults: Sequence[FaultDone]) -> dict[st
         "batches_dropped": float(batches["dropped"]),
         "batches_unsettled": float(batches["produced"] - settled),
         "connections_lost": float(sum(closes.values()) - closes.get(str(int(CloseCode.NORMAL)), 0)),
+        "handshakes_refused": float(sum(count for why, count in report["refused"].items() if why != "unreachable")),
         "pulses": float(report["pulses"]),
         "actions_sent_twice": float(report["actions"]["repeated"]),
         **reconnects(report["connections"], report["agents"], faults),
@@ -53,12 +54,13 @@ def catalogue(report: Mapping[str, Any], faults: Sequence[FaultDone]) -> dict[st
 
 
 def reconnects(
-    connections: Sequence[tuple[int, int, int]], agents: int, faults: Sequence[FaultDone]
+    connections: Sequence[tuple[int, int, int, int]], agents: int, faults: Sequence[FaultDone]
 ) -> dict[str, Series]:
     """How the fleet came back, a point for each fault that cut more than a hundredth of it.
 
     Args:
-        connections: as the fleet's report has them: Unix microseconds, agents connected then, welcomes until then.
+        connections: as the fleet's report has them: Unix microseconds, agents connected then, welcomes until then,
+            agents then that had an ack on their connection.
         agents: of the fleet.
         faults: as they happened.
 
@@ -69,11 +71,11 @@ def reconnects(
     cuts = [fault.at_us for fault in faults if fault.kind in CUTS]
     for begun, next_cut in pairwise((*cuts, _NEVER_US)):
         after = [point for point in connections if point[0] > begun]
-        away = next((i for i, point in enumerate(after) if point[1] < BACK * agents), None)
+        away = next((i for i, point in enumerate(after) if point[3] < BACK * agents), None)
         if away is None or after[away][0] > next_cut:
             continue
         # The next cut may come before it is back from this one: then both have cost the time until it is.
-        back = next((i for i, point in enumerate(after) if i > away and point[1] >= BACK * agents), None)
+        back = next((i for i, point in enumerate(after) if i > away and point[3] >= BACK * agents), None)
         if back is None:
             return {}
         before = max((point[2] for point in connections if point[0] <= begun), default=0)
@@ -82,8 +84,8 @@ def reconnects(
     return {name: series for name, series in found.items() if series.points}
 
 
-def _steps(before: int, points: Sequence[tuple[int, int, int]]) -> Iterator[int]:
+def _steps(before: int, points: Sequence[tuple[int, int, int, int]]) -> Iterator[int]:
     """Welcomes of each second; one in which nothing changed has no point."""
-    for _, _, welcomes in points:
+    for _, _, welcomes, _ in points:
         yield welcomes - before
         before = welcomes

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -21,6 +22,7 @@ from simulator.scenario import Scenario
 
 READY_TIMEOUT_SECONDS = 60.0
 ORG = "demo"
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
 class StageError(Exception):
@@ -36,14 +38,21 @@ class RunDatabase(NamedTuple):
 
 
 @asynccontextmanager
-async def database(dsn: str | None, log_file: Path) -> AsyncIterator[RunDatabase]:
+async def database(
+    dsn: str | None, log_file: Path, *, settings: Mapping[str, str] = NO_SETTINGS
+) -> AsyncIterator[RunDatabase]:
     """An empty database for this run alone, gone afterwards: of a private Postgres, or on the server of `dsn`.
+
+    Args:
+        dsn: of a Postgres that is there already; None: a private one.
+        log_file: of the private one.
+        settings: of the private one, as in postgresql.conf.
 
     Raises:
         StageError: there is none to be had.
     """
     if dsn is None:
-        postgres_context = temporary(log_file=log_file)
+        postgres_context = temporary(log_file=log_file, settings=settings)
         starting = asyncio.ensure_future(asyncio.to_thread(postgres_context.__enter__))
         try:
             try:

@@ -104,6 +104,7 @@ METRICS: dict[str, Metric] = {
     "connections_lost": Metric(
         "", "count", "Connections of agents that ended otherwise than by the agent's own leave."
     ),
+    "handshakes_refused": Metric("", "count", "Handshakes of agents that the server refused with an HTTP status."),
     "pulses": Metric("", "count", "Newest values that agents sent for live views while batches had to wait."),
     "server_restarts": Metric("", "count", "Times that the runner started the server again."),
     "server_failures": Metric(

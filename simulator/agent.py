@@ -104,6 +104,11 @@ class Agent:
         return self._welcomed
 
     @property
+    def streaming(self) -> bool:
+        """Whether the server has acknowledged a batch on the present connection."""
+        return self._welcomed and self.delivery.streaming
+
+    @property
     def phase_us(self) -> int:
         """How long after the start of the timeline its tick 0 is due."""
         return self._host.phase_us

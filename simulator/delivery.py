@@ -31,7 +31,7 @@ class Delivery:
 
     __slots__ = (
         "_host", "_link", "_max_frame_bytes", "_number", "_remade", "_resync_at", "_services", "_spool", "_window", "epoch",
-        "noted", "tick",
+        "noted", "streaming", "tick",
     )  # fmt: skip
 
     def __init__(self, host: FakeHost, spool: Spool, services: Services) -> None:
@@ -45,6 +45,8 @@ class Delivery:
         self.epoch = 0
         self.tick = -1
         self.noted = False
+        self.streaming = False
+        """Whether the server has acknowledged something on the present connection."""
 
     @property
     def backlog(self) -> int:
@@ -133,6 +135,7 @@ class Delivery:
         if self._resync_at is not None and self._resync_at != spool.acked:
             self._resync_at = None
         self._link = link
+        self.streaming = False
         self._window = welcome.window
         self._max_frame_bytes = welcome.limits.frame_bytes
         return True
@@ -144,6 +147,7 @@ class Delivery:
     def close(self) -> None:
         """The connection is gone or about to be replaced: nothing is sent before the next `open`."""
         self._link = None
+        self.streaming = False
 
     def window(self, window: Window) -> None:
         """Keep to another window from now on."""
@@ -160,6 +164,7 @@ class Delivery:
             return False
         if ack.rejected or ack.rejected_more:
             self._note_rejected(ack)
+        self.streaming = True
         self._settle(ack.seq, at_us)
         self._send()
         return True

@@ -79,7 +79,8 @@ class Fleet:
         schedule_lag: from the time a tick was due to its production.
         load: of this process.
         agents: in the order of their numbers.
-        connections: of each second in which they changed: Unix microseconds, agents connected at its end, welcomes by then.
+        connections: of each second in which they changed: Unix microseconds, agents connected at its end, welcomes by then,
+            agents at its end that got an ack on their connection.
         t0_us: Unix microseconds of the timeline's start.
         stopped_us: when the last tick was over; None: it still runs.
     """
@@ -99,7 +100,7 @@ class Fleet:
         self.ack_latency, self.schedule_lag = Latency(), Latency()
         self.load = OwnLoad()
         self.agents: list[Agent] = []
-        self.connections: deque[tuple[int, int, int]] = deque(maxlen=CONNECTION_SECONDS)
+        self.connections: deque[tuple[int, int, int, int]] = deque(maxlen=CONNECTION_SECONDS)
         self.t0_us = 0
         self.stopped_us: int | None = None
         self._ledger_path = ledger
@@ -328,7 +329,11 @@ class Fleet:
                 self._on_second(self)
 
     def _note_connections(self) -> None:
-        now = sum(agent.connected for agent in self.agents), self.counts.welcomes
+        connected, streaming = (
+            sum(agent.connected for agent in self.agents),
+            sum(agent.streaming for agent in self.agents),
+        )
+        now = connected, self.counts.welcomes, streaming
         if not self.connections or self.connections[-1][1:] != now:
             self.connections.append((self.now_us(), *now))
 

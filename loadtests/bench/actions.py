@@ -48,6 +48,10 @@ class Options:
     ramp_seconds: float = 20.0
     seed: int = 1
     database_url: str | None = None
+    postgres: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the private Postgres."""
+    server: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the server beside those that the benchmark needs; they win over them."""
     pins: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -79,7 +83,9 @@ async def run(options: Options, directory: Path) -> Report:
         StageError, ChildError: the environment could not be set up.
         AuditCheckError: the audit log cannot be read.
     """
-    async with rig(_scenario(options), directory, database_url=options.database_url, pins=options.pins) as running:
+    async with rig(
+        _scenario(options), directory, database_url=options.database_url, settings=options.postgres, pins=options.pins
+    ) as running:
         load = await _load(options, running)
     failures = [*running.failures, *_failures(load)]
     return Report(
@@ -164,6 +170,7 @@ def _scenario(options: Options) -> Scenario:
             "SEATRIAL_MAX_SUBSCRIPTIONS": str(options.topics),
             "SEATRIAL_ORG_WRITES_PER_SECOND": str(round(10 * options.rate) + 50),
             "SEATRIAL_MAX_OPEN_ACTIONS": str(round(ANSWER_SECONDS * options.rate) + 100),
+            **options.server,
         },
     )  # fmt: skip
 

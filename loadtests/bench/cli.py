@@ -2,7 +2,8 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,14 @@ app = typer.Typer(
 
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")]
 DatabaseUrl = Annotated[str | None, typer.Option(help="A Postgres server. Default: a private one.")]
+PostgresSettings = Annotated[
+    list[str] | None,
+    typer.Option("--postgres", metavar="NAME=VALUE", help="A setting of the private Postgres: shared_buffers=4GB."),
+]
+ServerVariables = Annotated[
+    list[str] | None,
+    typer.Option("--server", metavar="NAME=VALUE", help="A variable of the server: SEATRIAL_LANES=4."),
+]
 Pins = Annotated[
     list[str] | None,
     typer.Option(
@@ -42,17 +51,21 @@ def bench_ingest(
     seed: Annotated[int, typer.Option(help="Seed of every value.")] = 1,
     storage: Annotated[str, typer.Option(help="Storage strategy.")] = "plain",
     database_url: DatabaseUrl = None,
-    find_limit: Annotated[bool, typer.Option("--find-limit", help="More containers until ack p99 > 1 s.")] = False,
+    find_limit: Annotated[bool, typer.Option("--find-limit", help="More containers until acks are late.")] = False,
+    postgres: PostgresSettings = None,
+    server: ServerVariables = None,
     pin: Pins = None,
     json_file: JsonFile = None,
     keep: Keep = None,
 ) -> None:
     """The whole pipeline, ledger verified, beside raw COPY of the same rows by one connection."""
-    from loadtests.bench.ingest import Options, run
+    from loadtests.bench.ingest import run
+    from loadtests.bench.ingest_load import Options
 
     options = Options(
         agents=agents, containers=containers, log_lines=log_lines, seconds=seconds, ramp_seconds=ramp, seed=seed,
-        resting=resting, storage=storage, database_url=database_url, pins=_pins(pin),
+        resting=resting, storage=storage, database_url=database_url,
+        postgres=_postgres(postgres, database_url), server=_server(server), pins=_pins(pin),
     )  # fmt: skip
     _perform(lambda directory: run(options, directory, find_limit=find_limit), json_file, keep)
 
@@ -86,6 +99,8 @@ def bench_fanout(
     containers: Annotated[int, typer.Option(min=1, max=1_000, help="Containers of each, a sample a second.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every value.")] = 1,
     database_url: DatabaseUrl = None,
+    postgres: PostgresSettings = None,
+    server: ServerVariables = None,
     pin: Pins = None,
     json_file: JsonFile = None,
     keep: Keep = None,
@@ -97,7 +112,7 @@ def bench_fanout(
     options = Options(
         receivers=receivers, topics=topics, stalled_share=stalled_share, pairs=pairs, seconds=seconds,
         warm_up_seconds=warm_up, agents=agents, containers=containers, seed=seed, database_url=database_url,
-        pins=_pins(pin),
+        postgres=_postgres(postgres, database_url), server=_server(server), pins=_pins(pin),
     )  # fmt: skip
     _perform(lambda directory: run(options, directory), json_file, keep)
 
@@ -114,6 +129,8 @@ def bench_actions(
     ramp: Annotated[float, typer.Option(min=1, max=600, help="Seconds over which the agents connect.")] = 20.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every value.")] = 1,
     database_url: DatabaseUrl = None,
+    postgres: PostgresSettings = None,
+    server: ServerVariables = None,
     pin: Pins = None,
     json_file: JsonFile = None,
     keep: Keep = None,
@@ -123,7 +140,8 @@ def bench_actions(
 
     options = Options(
         rate=rate, agents=agents, containers=containers, log_lines=log_lines, subscribers=subscribers, topics=topics,
-        seconds=seconds, ramp_seconds=ramp, seed=seed, database_url=database_url, pins=_pins(pin),
+        seconds=seconds, ramp_seconds=ramp, seed=seed, database_url=database_url,
+        postgres=_postgres(postgres, database_url), server=_server(server), pins=_pins(pin),
     )  # fmt: skip
     _at_most("--topics", topics, options.watched, "the containers of its hosts that are not acted on")
     _perform(lambda directory: run(options, directory), json_file, keep)
@@ -138,8 +156,29 @@ def _at_most(option: str, value: int, most: int, why: str) -> None:
 def _pins(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
     from loadtests.bench.usage import parse_pins
 
-    try:
+    with _usage():
         return parse_pins(texts or [])
+
+
+def _postgres(texts: list[str] | None, database_url: str | None) -> dict[str, str]:
+    from loadtests.bench.tuning import parse_postgres
+
+    with _usage():
+        return parse_postgres(texts or [], database_url)
+
+
+def _server(texts: list[str] | None) -> dict[str, str]:
+    from loadtests.bench.tuning import parse_server
+
+    with _usage():
+        return parse_server(texts or [])
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """A mistake in an option: told, exit 2."""
+    try:
+        yield
     except ValueError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(_USAGE) from None

@@ -52,6 +52,10 @@ class Options:
     """Of each agent, a sample a second each."""
     seed: int = 1
     database_url: str | None = None
+    postgres: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the private Postgres."""
+    server: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the server beside those that the benchmark needs; they win over them."""
     pins: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -88,7 +92,9 @@ async def run(options: Options, directory: Path) -> Report:
     """
     without: list[Half] = []
     stalled: list[Half] = []
-    async with rig(_scenario(options), directory, database_url=options.database_url, pins=options.pins) as running:
+    async with rig(
+        _scenario(options), directory, database_url=options.database_url, settings=options.postgres, pins=options.pins
+    ) as running:
         containers = await running.containers(hosts_of(options.agents, options.agents))
         topics = topics_of(containers)
         readers = spread(topics, options.receivers, options.topics, seed=options.seed)
@@ -155,6 +161,7 @@ def _scenario(options: Options) -> Scenario:
             "SEATRIAL_MAX_AGENTS": str(options.agents),
             "SEATRIAL_ORG_MAX_AGENTS": str(options.agents),
             "SEATRIAL_ORG_MAX_CONTAINERS": str(options.agents * options.containers),
+            **options.server,
         },
     )  # fmt: skip
 

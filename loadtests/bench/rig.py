@@ -101,14 +101,23 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(scenario: Scenario, directory: Path, *, database_url: str | None, pins: Pins) -> AsyncIterator[Rig]:
+async def rig(
+    scenario: Scenario, directory: Path, *, database_url: str | None, settings: Mapping[str, str], pins: Pins
+) -> AsyncIterator[Rig]:
     """Start server and fleet; at the end nothing of them is left.
+
+    Args:
+        scenario: what runs.
+        directory: gets logs and ledger.
+        database_url: a Postgres to use; None: a private one.
+        settings: of the private Postgres.
+        pins: cores by component.
 
     Raises:
         StageError, ChildError: they could not be started.
     """
     async with AsyncExitStack() as stack:
-        dsn, _ = await stack.enter_async_context(database(database_url, directory / "postgres.log"))
+        dsn, _ = await stack.enter_async_context(database(database_url, directory / "postgres.log", settings=settings))
         server = ServerUnderTest(scenario, dsn, directory)
         stack.push_async_callback(server.child.stop)
         await server.start()

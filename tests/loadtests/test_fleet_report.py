@@ -13,9 +13,9 @@ def fault(second: int, kind: str = "server_kill") -> FaultDone:
     return FaultDone(at_us=second * SECOND, ended_at_us=second * SECOND, kind=kind)
 
 
-def points(*seconds: tuple[float, int, int]) -> list[tuple[int, int, int]]:
-    """Seconds, agents connected, welcomes."""
-    return [(round(second * SECOND), connected, welcomes) for second, connected, welcomes in seconds]
+def points(*seconds: tuple[float, int, int]) -> list[tuple[int, int, int, int]]:
+    """Seconds, agents connected, all of which stream, and welcomes."""
+    return [(round(second * SECOND), connected, welcomes, connected) for second, connected, welcomes in seconds]
 
 
 RAMP = ((1, 60, 60), (2, 100, 100))
@@ -29,6 +29,15 @@ def test_a_fleet_is_back_when_99_of_100_are() -> None:
 
     assert made["reconnect_99_s"].points == [(10 * SECOND, 5.0)]
     assert made["reconnect_peak_share"].points == [(10 * SECOND, 0.7)]
+
+
+def test_a_welcome_is_not_yet_a_return() -> None:
+    """The fleet is back when its batches are acked again, however early it was welcomed."""
+    welcomed = [(11 * SECOND, 0, 100, 0), (12 * SECOND, 100, 200, 0), (15 * SECOND, 100, 200, 98)]
+    made = reconnects([*points(*RAMP), *welcomed, (17 * SECOND, 100, 200, 99)], 100, [fault(10)])
+
+    assert made["reconnect_99_s"].points == [(10 * SECOND, 7.0)]
+    assert made["reconnect_peak_share"].points == [(10 * SECOND, 1.0)]
 
 
 def test_each_cut_has_its_point() -> None:
@@ -55,6 +64,6 @@ def test_a_cut_before_the_return_from_the_one_before_delays_both() -> None:
     [[], [(11, 99, 101), (12, 100, 102)], [(11, 0, 100), (20, 98, 198)]],
     ids=["nothing was cut", "next to nothing was cut", "it did not come back"],
 )
-def test_without_a_return_there_is_no_time(after: list[tuple[int, int, int]]) -> None:
+def test_without_a_return_there_is_no_time(after: list[tuple[float, int, int]]) -> None:
     """No samples are never a pass: a fault that did not cut, and a fleet that stayed away, prove nothing."""
     assert reconnects(points(*RAMP, *after), 100, [fault(10)]) == {}
