@@ -74,6 +74,7 @@ def bench_ingest(
 def bench_message(
     seconds: Annotated[float, typer.Option(min=1, max=600, help="Of each round.")] = 5.0,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds of each server, in turn; the median counts.")] = 3,
+    rate: Annotated[float, typer.Option(min=300, max=6_000, help="Messages a second to each, open loop.")] = 3_000.0,
     pin: Pins = None,
     json_file: JsonFile = None,
     keep: Keep = None,
@@ -82,7 +83,9 @@ def bench_message(
     from loadtests.bench.message import run
 
     pins = _pins(pin)
-    _perform(lambda directory: run(directory, seconds=seconds, rounds=rounds, pins=pins), json_file, keep)
+    _perform(
+        lambda directory: run(directory, seconds=seconds, rounds=rounds, per_second=rate, pins=pins), json_file, keep
+    )
 
 
 @app.command("fanout")

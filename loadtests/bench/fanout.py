@@ -13,6 +13,7 @@ from loadtests.bench.plan import plan
 from loadtests.bench.receivers_plan import Neighbour, Received, ReceiversPlan, spread
 from loadtests.bench.receivers_process import ReceiversProcess, lag_p99_ms, live_latency, weaknesses
 from loadtests.bench.rig import Rig, hosts_of, rig, topics_of
+from loadtests.bench.stall_check import stall_failures
 from loadtests.fingerprint import environment
 from loadtests.scrape import get
 from loadtests.stage import ServerUnderTest
@@ -110,7 +111,10 @@ async def run(options: Options, directory: Path) -> Report:
                     interval_us=running.scenario.fleet.interval_us, warm_up_seconds=options.warm_up_seconds,
                     seconds=options.seconds,
                 )  # fmt: skip
-                halves.append(await _half(running, made, f"receivers-{pair}-{kind}"))
+                half = await _half(running, made, f"receivers-{pair}-{kind}")
+                halves.append(half)
+                if made.stalled:
+                    running.failures += stall_failures(half.received, half.closed_slow, f"pair {pair}")
         await running.end_fleet()
     return Report(
         benchmark="fanout", options=options_told(options),
