@@ -34,10 +34,10 @@ class Admission:
     def __init__(self, per_second: float) -> None:
         self._rate = per_second
         self._burst = max(1.0, per_second * BURST_SECONDS)
-        self._room = self._burst
+        self._room = self._walk_in_room = self._burst
         self._filled_at = float("-inf")
         self._places: dict[HostKey, float] = {}
-        """Kept places: when, in monotonic seconds. In order of time."""
+        """Kept places: when, in monotonic seconds. In the order in which they expire, about."""
         self._of_org: Counter[str] = Counter()
         self._last = 0.0
         self._most = max(1, int(LATEST_SECONDS * per_second * (1.0 - _WALK_IN) * ORG_SHARE))
@@ -54,10 +54,17 @@ class Admission:
         if (place := self._places.get(host)) is not None:
             if place > now:
                 return math.ceil(place - now)
-            self._drop(host)
-            return 0  # it was counted when the place was given
-        if self._room >= 1.0:
+            if self._room >= 1.0:
+                self._room -= 1.0
+                self._drop(host)
+                return 0
+            # The server was held up, and now those of several seconds come together.
+            self._places[host] = self._places.pop(host) + 1.0
+            return 1
+        kept_back = self._burst / 2 if self._places else 0.0  # for those who come at their time
+        if self._room >= 1.0 + kept_back and self._walk_in_room >= 1.0:
             self._room -= 1.0
+            self._walk_in_room -= 1.0
             return 0
         place = max(self._last, now + 1.0) + 1.0 / (self._rate * (1.0 - _WALK_IN))
         if place > now + LATEST_SECONDS or self._of_org[host[0]] >= self._most:
@@ -81,5 +88,6 @@ class Admission:
 
     def _fill(self, now: float) -> None:
         passed, self._filled_at = now - self._filled_at, now
-        rate = self._rate * _WALK_IN if self._places else self._rate
-        self._room = min(self._burst, self._room + passed * rate)
+        self._room = min(self._burst, self._room + passed * self._rate)
+        walk_in = self._rate * _WALK_IN if self._places else self._rate
+        self._walk_in_room = min(self._burst, self._walk_in_room + passed * walk_in)

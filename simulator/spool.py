@@ -82,8 +82,9 @@ class Spool:
         return None if seq > self.produced or seq in self._poisoned else seq
 
     def fits(self, frame_bytes: int, window: Window) -> bool:
-        """Whether a frame may be sent within the window."""
-        return len(self._flight) < window.batches and self._flight_bytes + frame_bytes <= window.bytes
+        """Whether a frame may be sent within the window; alone it may be, however large it is."""
+        flight = len(self._flight)
+        return not flight or (flight < window.batches and self._flight_bytes + frame_bytes <= window.bytes)
 
     def on_its_way(self, frame_bytes: int) -> bool:
         """Note that the batch of `next_to_send` was sent.

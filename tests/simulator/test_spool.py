@@ -68,6 +68,19 @@ def test_the_window_counts_bytes() -> None:
     assert not spool.fits(21, window)
 
 
+def test_one_batch_may_always_be_on_its_way() -> None:
+    """A frame larger than the window goes when nothing else is on its way, and the next one after its ack."""
+    spool = spool_of(*[50] * 2)
+    window = Window(batches=2, bytes=30)
+
+    assert spool.next_to_send() == 1
+    assert spool.fits(50, window)
+    spool.on_its_way(50)
+    assert not spool.fits(1, window)
+    spool.ack(1)
+    assert spool.fits(50, window)
+
+
 def test_a_window_that_shrank_stops_sending() -> None:
     """More on its way than the window allows: nothing goes until enough is acknowledged."""
     spool = spool_of(*[10] * 6)
