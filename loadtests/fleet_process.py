@@ -18,7 +18,13 @@ _LOOK_SECONDS = 0.2
 
 
 def make_fleet(
-    scenario: Scenario, server: ServerUnderTest, directory: Path, *, url: str | None = None, endless: bool = False
+    scenario: Scenario,
+    server: ServerUnderTest,
+    directory: Path,
+    *,
+    url: str | None = None,
+    endless: bool = False,
+    warm_up_seconds: float = 0.0,
 ) -> Child:
     """The fleet of a scenario, not started yet.
 
@@ -27,6 +33,7 @@ def make_fleet(
         server: to which they connect.
         url: the way there, if not straight.
         directory: gets `LEDGER`, `REPORT` and the log.
+        warm_up_seconds: from its start; latencies of this time are left out of its report.
         endless: it stays until it is stopped, however long the scenario is.
     """
     fleet = scenario.fleet
@@ -35,7 +42,7 @@ def make_fleet(
         "--containers", str(fleet.containers), "--interval", f"{fleet.interval_seconds:g}s",
         "--log-lines", str(fleet.log_lines), "--ramp", f"{fleet.ramp_seconds:g}s", "--seed", str(scenario.seed),
         "--transport", fleet.transport, "--ledger", str(directory / LEDGER), "--report", str(directory / REPORT),
-        "--json",
+        "--warm-up", f"{warm_up_seconds:g}s", "--json",
     ]  # fmt: skip
     if not endless:
         arguments += ["--duration", f"{scenario.duration_seconds:g}s"]

@@ -24,6 +24,9 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of every generated value.")] = 1,
     duration: Annotated[str | None, typer.Option(help="How long, the ramp included. Default: until stopped.")] = None,
     ramp: Annotated[str, typer.Option(help="Time over which the agents connect.")] = "5s",
+    warm_up: Annotated[
+        str, typer.Option(help="Latencies of this time from the start are left out of the report.")
+    ] = "0s",
     org: Annotated[str, typer.Option(help="Organisation of the agents.")] = "demo",
     first_agent: Annotated[int, typer.Option(help="Number of the first agent; for a second process.")] = 1,
     transport: Annotated[str, typer.Option(help="WebSocket client: picows or websockets.")] = "picows",
@@ -65,6 +68,7 @@ def simulate(
             seed=seed,
             duration_us=None if duration is None else _micros("duration", duration),
             ramp_us=_micros("ramp", ramp),
+            warm_up_us=_micros("warm-up", warm_up),
             transport=Transport(transport),
             token_seconds=_micros("token-lifetime", token_lifetime) // 1_000_000,
             spool_bytes=spool_bytes,

@@ -138,6 +138,7 @@ class Fleet:
         works = self._ramp(), self._begin_dials(), self._flush(), self._watch_loop(), self._seconds()
         tasks = [loop.create_task(work) for work in works]
         pace = loop.create_task(self._pace())
+        warm_up = loop.call_later(self.plan.warm_up_us / 1e6, self._end_warm_up) if self.plan.warm_up_us else None
         ends = [loop.create_task(event.wait()) for event in (stop, self._failed)]
         try:
             await asyncio.wait([pace, *ends, *tasks[1:]], return_when=asyncio.FIRST_COMPLETED)
@@ -149,6 +150,8 @@ class Fleet:
                 await _cancel(tasks[1], *self._dials)
                 await self._leave()
         finally:
+            if warm_up is not None:
+                warm_up.cancel()
             for agent in self.agents:
                 agent.leave("stopped")
                 agent.abort()
@@ -159,6 +162,9 @@ class Fleet:
                 self._close_ledger()
         if self._failure is not None:
             raise self._failure
+
+    def _end_warm_up(self) -> None:
+        self.ack_latency, self.schedule_lag = Latency(), Latency()
 
     def _build(self) -> None:
         plan = self.plan

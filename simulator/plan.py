@@ -41,6 +41,8 @@ class Plan:
     seed: int = 1
     duration_us: int | None = None
     """From the start, the ramp included; None: until it is stopped."""
+    warm_up_us: int = 0
+    """From the start: latencies and lag recorded before its end are left out of the report."""
     ramp_us: int = 5_000_000
     """Over which the agents connect for the first time."""
     transport: Transport = Transport.PICOWS
@@ -52,8 +54,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         least = {
-            "agents": 1, "containers": 1, "log_lines": 0, "first_agent": 1, "seed": 0, "ramp_us": 0, "token_seconds": 1,
-            "spool_bytes": 1, "spool_us": 1,
+            "agents": 1, "containers": 1, "log_lines": 0, "first_agent": 1, "seed": 0, "ramp_us": 0, "warm_up_us": 0,
+            "token_seconds": 1, "spool_bytes": 1, "spool_us": 1,
         }  # fmt: skip
         for field, lowest in least.items():
             value = getattr(self, field)

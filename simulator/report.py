@@ -38,6 +38,7 @@ def report(fleet: Fleet) -> dict[str, Any]:
         "interval_ms": plan.interval_us / 1000,
         "seed": plan.seed,
         "transport": plan.transport.value,
+        "warm_up_ms": plan.warm_up_us / 1000,
         "started_us": fleet.t0_us,
         "stopped_us": fleet.stopped_us,
         "connects": counts.connects,

@@ -24,6 +24,9 @@ from simulator.tokens import agent_token
 
 RAW_ROWS = 2_000_000
 
+SETTLE_SECONDS = 5
+"""After the ramp: what gathered while agents connected is stored; then everything is measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -109,7 +112,7 @@ async def load_once(options: Options, directory: Path, *, memory: bool) -> Load:
             base = components[0].rss_bytes()
             load.bare_rss_bytes = await _memory(options, server, components[0], base, 0)
             load.labelled_rss_bytes = await _memory(options, server, components[0], base, options.containers)
-        fleet = make_fleet(scenario, server, directory)
+        fleet = make_fleet(scenario, server, directory, warm_up_seconds=options.ramp_seconds + SETTLE_SECONDS)
         stack.push_async_callback(fleet.stop)
         await fleet.start()
         components.append(Component("fleet", fleet.pid))
@@ -143,7 +146,7 @@ async def _steady(
     """Measure from the end of the ramp to a second before the fleet leaves."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    await asyncio.sleep(options.ramp_seconds + 5)
+    await asyncio.sleep(options.ramp_seconds + SETTLE_SECONDS)
     before, first, wal = await _counters(server), Moment.now(components), await _wal(connection)
     await asyncio.sleep(max(1.0, begun + options.ramp_seconds + options.seconds - loop.time()))
     after, last = await _counters(server), Moment.now(components)

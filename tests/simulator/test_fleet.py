@@ -208,6 +208,21 @@ async def test_the_report_adds_up() -> None:
     assert json.loads(json.dumps(final)) == final
 
 
+async def test_the_warm_up_is_left_out() -> None:
+    """Latencies of the warm-up are in no percentile; counts are of the whole run; the report says how long it was."""
+    async with fake_server() as server, running_fleet(server, warm_up_us=500_000) as fleet:
+        whole = fleet.ack_latency
+        await eventually(lambda: fleet.ack_latency is not whole)
+        before = fleet.counts.batches_acked
+        await eventually(lambda: fleet.counts.batches_acked >= before + 3)
+    final = report(fleet)
+
+    assert before > 0
+    assert final["ack_latency_ms"]["count"] == fleet.counts.batches_acked - before
+    assert final["batches"]["acked"] == fleet.counts.batches_acked
+    assert final["warm_up_ms"] == 500.0
+
+
 async def test_a_busy_generator_makes_the_run_invalid() -> None:
     """Over 85 % of a core the figures say nothing about the server."""
     async with fake_server() as server, running_fleet(server) as fleet:
