@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import asyncpg
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """What a database that is away, or that comes back just now, makes of a statement or a connection."""
 
 Connect = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]

@@ -13,7 +13,10 @@ from server.errors import DatabaseDownError, StartupError
 
 ACQUIRE_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 10.0
-_AWAY = (asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.InterfaceError, OSError, TimeoutError)
+BROKEN = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""What asyncpg raises over a connection that does not work any more. The second is its word for one that was lost within an
+operation and is used again; it is no InterfaceError."""
+_AWAY = (asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, *BROKEN)
 SUPPORTED_VERSIONS = range(15, 19)
 
 _log = logging.getLogger("seatrial.db")

@@ -13,7 +13,7 @@ import asyncpg
 from server.agents import now_us
 from server.auth.principal import MAX_LIFE_SECONDS
 from server.counters import Counters
-from server.db.pool import Database
+from server.db.pool import BROKEN, Database
 from server.db.storage.base import Storage
 from server.db.storage.times import to_datetime
 from server.errors import DatabaseDownError
@@ -104,7 +104,7 @@ class Retention:
             await asyncio.sleep(self._interval_seconds)
             try:
                 await self.prune()
-            except (DatabaseDownError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except (DatabaseDownError, asyncpg.PostgresError, *BROKEN) as error:
                 _log.warning("pruning failed", extra={"error": str(error)})
 
     async def prune(self) -> None:

@@ -26,6 +26,7 @@ import asyncpg
 
 from server.agents import Progress
 from server.counters import Counters
+from server.db.pool import BROKEN
 from server.db.storage.base import CopyTarget, Storage
 from server.ingest import PendingBatch
 from server.protocol.error_codes import RejectReason
@@ -46,6 +47,7 @@ RETRY_MOST_SECONDS = 5.0
 
 _ROW_FAULTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 """SQLSTATE classes 22 and 23: this row, not this moment."""
+_FAILURES = (asyncpg.PostgresError, *BROKEN)
 _KEY_IN_DETAIL = re.compile(r"\(container_id, .*?\)=\((\d+), ")
 """In whatever language the server words the sentence around it."""
 
@@ -219,7 +221,7 @@ class Lane:
             except _OutcomeUnknownError:
                 reason = "commit_unknown"
                 merge_all = True
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except _FAILURES as error:
                 reason = getattr(error, "sqlstate", None) or type(error).__name__
                 if isinstance(error, TimeoutError | asyncpg.QueryCanceledError) and len(batches) > 1:
                     # The same statement again would not be done in time either.
@@ -269,7 +271,7 @@ class Lane:
             done = await connection.execute("COMMIT")
         except (asyncpg.TransactionRollbackError, asyncpg.IntegrityConstraintViolationError):
             raise  # Postgres says that it rolled back
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except _FAILURES as error:
             raise _OutcomeUnknownError(str(error)) from error
         if done != "COMMIT":  # Postgres ends an aborted transaction with another word, and no error
             raise _OutcomeUnknownError(f"COMMIT was answered with {done}")
@@ -359,7 +361,7 @@ class Lane:
         times = [row_key(row)[1] for batch in batches for row in (*batch.metric_rows, *batch.log_rows)]
         try:
             await self._storage.make_room(await self._connected(), min(times), max(times))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except _FAILURES as error:
             _log.warning("no partition could be made", extra={"lane": self.index, "error": str(error)})
             return False
         return True
@@ -370,7 +372,7 @@ class Lane:
             return False
         try:
             await self._connection.execute("ROLLBACK")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        except _FAILURES:
             return False
         return True
 

@@ -291,6 +291,32 @@ class TestCuts:
         assert len(await logs(connection)) == 1
         assert lane.lane.failing_since is None
 
+    @pytest.mark.parametrize("statement", ["BEGIN", "COMMIT"])
+    async def test_a_connection_that_is_confused_is_replaced(
+        self, database: str, connection: asyncpg.Connection, statement: str
+    ) -> None:
+        """A connection lost in the middle of an operation makes asyncpg raise InternalClientError at the next: try again."""
+
+        class Confused(asyncpg.Connection):  # type: ignore[misc, unused-ignore]
+            confusions = 1
+
+            async def execute(self, query: str, *args: Any, **options: Any) -> str:
+                status: str = await super().execute(query, *args, **options)
+                if query == statement and Confused.confusions:
+                    Confused.confusions -= 1
+                    raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+                return status
+
+        async with rig(database, connection_class=Confused) as lane:
+            agent = lane.agent()
+            agent.batch(Metric(ref=0, mem=1))
+            await agent.socket.acked(1)
+
+            assert Confused.confusions == 0
+            assert lane.counters.flush_retries.total() == 1
+            assert [row.mem for row in await metrics(connection)] == [1]
+            assert not lane.task.done()
+
     async def test_a_backlog_goes_in_several_flushes(self, database: str, connection: asyncpg.Connection) -> None:
         """However much has gathered, a flush takes a bounded part of it; a barrier waits for all of them."""
         async with rig(database, flush_bytes=1) as lane:
