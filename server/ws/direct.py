@@ -102,7 +102,8 @@ class DirectWebSocket(GuardedWebSocket):
         """Run the application; a connection that it handed over lives on."""
         try:
             await self.app(self.scope, self.receive, self.send)
-            if not self.handshake_complete and self.initial_response is None:
+            # A peer that left in the meantime gets no answer, and that is no fault of the application.
+            if not (self.handshake_complete or self.initial_response or self.transport.is_closing()):
                 raise RuntimeError("the application ended without answering the handshake")
         except ClientDisconnected:
             pass

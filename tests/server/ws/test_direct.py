@@ -182,6 +182,28 @@ async def test_a_frame_over_the_limit_is_refused_by_its_head(cut: int) -> None:
     socket.connection_lost(None)
 
 
+async def test_a_peer_that_leaves_before_the_answer_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    """In a storm many give up while they are admitted: nothing is logged as an error of ours."""
+    answering = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        pipe.closing = True
+        await send({"type": "websocket.accept"})
+        answering.set()
+
+    config = uvicorn.Config(cast("Any", app), lifespan="off", log_config=None)
+    config.load()
+    socket, pipe = DirectWebSocket(config, ServerState(), {}), Pipe()
+    socket.connection_made(pipe)
+    socket.data_received(UPGRADE)
+    await answering.wait()
+    await asyncio.sleep(0)
+
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    socket.connection_lost(None)
+
+
 async def test_half_a_message_counts_until_it_is_whole() -> None:
     """What is held of a frame, and of fragments, is told to the receiver, and given back with message or connection."""
     socket, notes, _ = await handed_over()
