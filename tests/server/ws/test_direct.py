@@ -11,6 +11,7 @@ import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
+from websockets.server import ServerProtocol
 
 from server.ws.agent_connection import AgentConnection
 from server.ws.direct import DirectWebSocket
@@ -266,7 +267,7 @@ async def test_connections_leave_nothing_to_the_garbage_collector(server: Runnin
     """It runs rarely: agents that come and go must not fill memory until it does."""
 
     def left() -> list[str]:
-        kinds = (DirectWebSocket, AgentConnection, GuardedHttp)
+        kinds = (DirectWebSocket, AgentConnection, GuardedHttp, ServerProtocol)
         return sorted(type(found).__name__ for found in gc.get_objects() if type(found) in kinds)
 
     gc.collect()
