@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ LOST = 1006
 SocketFactory = Callable[[WSParsedURL], Awaitable[socket.socket]]
 
 
-class LiveListener(picows.WSListener):
+class LiveListener(picows.WSListener, ABC):
     """A live socket that asks for its topics.
 
     Attributes:
@@ -64,9 +65,9 @@ class LiveListener(picows.WSListener):
         if self._transport is not None:
             self._transport.send(picows.WSMsgType.TEXT, encode(request))
 
+    @abstractmethod
     def take(self, data: bytes) -> None:
         """A message came."""
-        raise NotImplementedError
 
     def answer(self, topic: str) -> None:
         """The snapshot of a topic came."""

@@ -110,7 +110,7 @@ class DirectWebSocket(GuardedWebSocket):
         except BaseException:
             self.logger.exception("the application failed")
             self.send_500_response()
-            self._receiver = None
+            self.transport.close()
         if self._receiver is None and self.close_timer is None:
             self.transport.close()
 

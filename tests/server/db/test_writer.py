@@ -317,6 +317,28 @@ class TestCuts:
             assert [row.mem for row in await metrics(connection)] == [1]
             assert not lane.task.done()
 
+    async def test_a_commit_that_rolled_back_is_no_commit(self, database: str, connection: asyncpg.Connection) -> None:
+        """Postgres ends an aborted transaction with the word ROLLBACK and no error: nothing is acknowledged for it."""
+
+        class RollsBack(asyncpg.Connection):  # type: ignore[misc, unused-ignore]
+            times = 1
+
+            async def execute(self, query: str, *args: Any, **options: Any) -> str:
+                if query == "COMMIT" and RollsBack.times:
+                    RollsBack.times -= 1
+                    query = "ROLLBACK"
+                status: str = await super().execute(query, *args, **options)
+                return status
+
+        async with rig(database, connection_class=RollsBack) as lane:
+            agent = lane.agent()
+            agent.batch(Metric(ref=0, mem=1))
+            await agent.socket.acked(1)
+
+            assert RollsBack.times == 0
+            assert lane.counters.flush_retries == {"commit_unknown": 1}
+            assert [row.mem for row in await metrics(connection)] == [1]
+
     async def test_a_backlog_goes_in_several_flushes(self, database: str, connection: asyncpg.Connection) -> None:
         """However much has gathered, a flush takes a bounded part of it; a barrier waits for all of them."""
         async with rig(database, flush_bytes=1) as lane:

@@ -205,6 +205,29 @@ async def test_a_peer_that_leaves_before_the_answer_is_no_fault(caplog: pytest.L
     socket.connection_lost(None)
 
 
+async def test_a_flood_and_a_close_in_one_piece_end_in_order() -> None:
+    """A connection that is not handed over: the guard would close what the peer closes already, and must let it."""
+    ended: list[int] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        ended.append((await receive())["code"])
+
+    config = uvicorn.Config(cast("Any", app), lifespan="off", log_config=None)
+    config.load()
+    socket, pipe = DirectWebSocket(config, ServerState(), {}), Pipe()
+    socket.connection_made(pipe)
+    socket.data_received(UPGRADE)
+    await asyncio.sleep(0)
+    socket.data_received(frame(9, b"") * 60 + frame(8, struct.pack(">H", 1000)))
+    await eventually(lambda: bool(ended), "the end")
+
+    assert ended == [1000]
+    assert pipe.closing
+    socket.connection_lost(None)
+
+
 async def test_half_a_message_counts_until_it_is_whole() -> None:
     """What is held of a frame, and of fragments, is told to the receiver, and given back with message or connection."""
     socket, notes, _ = await handed_over()
