@@ -18,20 +18,20 @@ import logging
 import random
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 import asyncpg
 
 from server.agents import Progress
 from server.counters import Counters
+from server.db.copying import copy_in
 from server.db.pool import BROKEN
 from server.db.storage.base import CopyTarget, Storage
 from server.ingest import PendingBatch
 from server.protocol.error_codes import RejectReason
 from server.protocol.messages import Rejected
-from server.rows import copy_data, log_line_number, row_key
+from server.rows import log_line_number, row_key
 from server.windows import Budget
 
 _log = logging.getLogger("seatrial.writer")
@@ -60,6 +60,11 @@ class _Rows:
     rows: list[bytes]
     origins: list[tuple[PendingBatch, str]]
     """Per row: its batch, and its place in the frame."""
+
+    def in_order(self) -> list[bytes]:
+        """The rows by key, kind to the index: they begin with it in network byte order, so byte order is key order."""
+        self.rows.sort()
+        return self.rows
 
     def part(self, start: int, stop: int) -> "_Rows":
         return _Rows(self.target, self.rows[start:stop], self.origins[start:stop])
@@ -218,18 +223,13 @@ class Lane:
                     if await self._rolled_back():
                         self._count_retry(reason)
                         continue
-            except _OutcomeUnknownError:
+            except _OutcomeUnknownError as error:
                 reason = "commit_unknown"
                 merge_all = True
+                batches = self._halved(batches, error.__cause__, replay=True)
             except _FAILURES as error:
                 reason = getattr(error, "sqlstate", None) or type(error).__name__
-                if isinstance(error, TimeoutError | asyncpg.QueryCanceledError) and len(batches) > 1:
-                    # The same statement again would not be done in time either.
-                    rest = batches[len(batches) // 2 :]
-                    for batch in rest:
-                        batch.replay = batch.replay or merge_all
-                    self._give_back(rest)
-                    batches = batches[: len(batches) // 2]
+                batches = self._halved(batches, error, replay=merge_all)
                 _log.warning(
                     "flush failed, will be tried again",
                     extra={"lane": self.index, "reason": reason, "error": str(error), "batches": len(batches)},
@@ -247,6 +247,16 @@ class Lane:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             attempt += 1
 
+    def _halved(self, batches: list[PendingBatch], error: BaseException | None, *, replay: bool) -> list[PendingBatch]:
+        """What is tried next: the first half, if all was too much for a statement's time, which it would be again."""
+        if not isinstance(error, TimeoutError | asyncpg.QueryCanceledError) or len(batches) == 1:
+            return batches
+        rest = batches[len(batches) // 2 :]
+        for batch in rest:
+            batch.replay = batch.replay or replay
+        self._give_back(rest)
+        return batches[: len(batches) // 2]
+
     async def _flush(self, batches: list[PendingBatch], *, merge_all: bool) -> None:
         fresh = [] if merge_all else [b for b in batches if not b.replay]
         maybe_stored = batches if merge_all else [b for b in batches if b.replay]
@@ -255,11 +265,19 @@ class Lane:
         connection = await self._connected()
         if self._seam:
             await self._seam("before_begin")
-        await connection.execute("BEGIN")
-        copied = [await self._copy(connection, rows) for rows in self._collect(fresh, origins=False)]
+        copied = self._collect(fresh, origins=False)
+        to_copy = [rows for rows in copied if rows.rows]
+        # What ends the transaction travels with the last of its rows, what begins it with the first.
+        last = to_copy.pop() if to_copy and not maybe_stored else None
+        begin = "BEGIN"
+        for rows in to_copy:
+            await copy_in(connection, rows.target, rows.in_order(), before=begin)
+            begin = ""
         rejected: list[tuple[PendingBatch, Rejected]] = []
         merged = [0, 0]
         replayed = 0
+        if maybe_stored and begin:
+            await connection.execute(begin)
         for i, rows in enumerate(self._collect(maybe_stored, origins=True)):
             if rows.rows:
                 stored, equal = await self._merge(connection, rows, rejected)
@@ -268,16 +286,19 @@ class Lane:
         if self._seam:
             await self._seam("before_commit")
         try:
-            done = await connection.execute("COMMIT")
-        except (asyncpg.TransactionRollbackError, asyncpg.IntegrityConstraintViolationError):
-            raise  # Postgres says that it rolled back
+            if last is not None:
+                done = await copy_in(connection, last.target, last.in_order(), before=begin, after="COMMIT")
+            else:
+                done = await connection.execute("COMMIT")
         except _FAILURES as error:
+            if _says_rolled_back(error):
+                raise
             raise _OutcomeUnknownError(str(error)) from error
         if done != "COMMIT":  # Postgres ends an aborted transaction with another word, and no error
             raise _OutcomeUnknownError(f"COMMIT was answered with {done}")
         # From here on it is stored: count and note, nothing that can fail.
-        self._counters.metric_rows_stored += copied[0] + merged[0]
-        self._counters.log_rows_stored += copied[1] + merged[1]
+        self._counters.metric_rows_stored += len(copied[0].rows) + merged[0]
+        self._counters.log_rows_stored += len(copied[1].rows) + merged[1]
         self._counters.rows_replayed += replayed
         self._counters.flushes_merged += bool(maybe_stored)
         for batch, row in rejected:
@@ -295,13 +316,6 @@ class Lane:
                 metrics.origins += [(batch, f"metrics[{i}]") for i in batch.metric_positions]
                 logs.origins += [(batch, f"logs[{i}]") for i in batch.log_positions]
         return metrics, logs
-
-    async def _copy(self, connection: asyncpg.Connection, rows: _Rows) -> int:
-        if rows.rows:
-            # Rows begin with their key in network byte order: byte order is key order, kind to the index.
-            rows.rows.sort()
-            await _copy_in(connection, rows.target.table, rows.target.columns, rows.rows)
-        return len(rows.rows)
 
     async def _merge(
         self, connection: asyncpg.Connection, rows: _Rows, rejected: list[tuple[PendingBatch, Rejected]]
@@ -382,10 +396,6 @@ class Lane:
             connection.terminate()
 
 
-async def _copy_in(connection: asyncpg.Connection, table: str, columns: Sequence[str], rows: list[bytes]) -> None:
-    await connection.copy_to_table(table, source=BytesIO(copy_data(rows)), columns=columns, format="binary")
-
-
 async def _merge_rows(connection: asyncpg.Connection, rows: _Rows) -> tuple[int, list[int]]:
     """Insert what is new; returns how many rows that were, and the indexes of rows stored with other values."""
     target = rows.target
@@ -393,7 +403,7 @@ async def _merge_rows(connection: asyncpg.Connection, rows: _Rows) -> tuple[int,
     columns, key = ", ".join(target.columns), ", ".join(target.key)
     values = [column for column in target.columns if column not in target.key]
     await connection.execute(f"DELETE FROM {incoming}")  # noqa: S608 - our own names, here and below
-    await _copy_in(connection, incoming, target.columns, rows.rows)
+    await copy_in(connection, replace(target, table=incoming), rows.rows)
     status = await connection.execute(
         f"INSERT INTO {target.table} ({columns}) SELECT DISTINCT ON ({key}) {columns} FROM {incoming}"  # noqa: S608
         f" ORDER BY {key}, ord ON CONFLICT DO NOTHING"
@@ -409,6 +419,14 @@ async def _merge_rows(connection: asyncpg.Connection, rows: _Rows) -> tuple[int,
 def _lacks_partition(error: asyncpg.PostgresError) -> bool:
     """Whether there is no place for a row: Postgres calls it a violated check, without the name of one."""
     return isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None
+
+
+def _says_rolled_back(error: BaseException) -> bool:
+    """Whether Postgres itself says that nothing was committed.
+
+    It cannot report an ERROR once a transaction is committed (it would PANIC); a FATAL one may come after that.
+    """
+    return isinstance(error, asyncpg.PostgresError) and getattr(error, "severity_en", None) == "ERROR"
 
 
 def _suspect(error: asyncpg.PostgresError, batches: list[PendingBatch]) -> None:

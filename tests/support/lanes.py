@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
 
@@ -129,3 +130,22 @@ async def terminate(connection: asyncpg.Connection) -> None:
     """End every lane's backend, and wait until it is gone."""
     for pid in await backends(connection):
         await connection.execute("SELECT pg_terminate_backend($1, 10000)", pid)
+
+
+class WatchedConnection(asyncpg.Connection):  # type: ignore[misc, unused-ignore]
+    """A connection whose statements, or their outcomes, a test changes. Rows travel with the BEGIN and COMMIT around them."""
+
+    def sent(self, statement: str) -> str:
+        """What is sent in place of `statement`."""
+        return statement
+
+    def done(self, statement: str, tag: str) -> str:
+        """What is answered; may raise."""
+        return tag
+
+    async def execute(self, query: str, *args: Any, **options: Any) -> str:
+        """One statement without rows."""
+        return self.done(query, await super().execute(self.sent(query), *args, **options))
+
+    async def _copy_in(self, copy_stmt: str, source: Any, timeout: float | None) -> str:  # noqa: ASYNC109 - asyncpg's
+        return self.done(copy_stmt, await super()._copy_in(self.sent(copy_stmt), source, timeout))  # type: ignore[misc]

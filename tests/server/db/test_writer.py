@@ -1,6 +1,7 @@
 """Lanes on a real Postgres: what is acknowledged is committed, what is stored is stored once, whatever is cut."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from server.db.storage.plain import PlainStorage
 from server.db.storage.times import to_datetime
 from server.protocol.messages import Log, Metric, Rejected
 from tests.support.core import EPOCH, SECOND_US, Peer, container, hello
-from tests.support.lanes import Hold, Rig, backends, logs, metrics, rig, terminate
+from tests.support.lanes import Hold, Rig, WatchedConnection, backends, logs, metrics, rig, terminate
 from tests.support.sockets import DEADLINE_SECONDS, eventually
 
 
@@ -191,14 +192,13 @@ class TestCuts:
         """The outcome of a COMMIT is unknown: the rows are merged, found there, and acknowledged once."""
         lost: list[str] = []
 
-        class LosesTheAnswer(asyncpg.Connection):
-            async def execute(self, query: str, *args: Any, **options: Any) -> str:
-                status = await super().execute(query, *args, **options)
-                if query == "COMMIT" and not lost:
-                    lost.append(query)
+        class LosesTheAnswer(WatchedConnection):
+            def done(self, statement: str, tag: str) -> str:
+                if statement.endswith("COMMIT") and not lost:
+                    lost.append(tag)
                     self.terminate()
                     raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
-                return status
+                return tag
 
         async with rig(database, connection_class=LosesTheAnswer) as lane:
             agent = lane.agent()
@@ -212,6 +212,32 @@ class TestCuts:
             assert [ack.rejected for ack in agent.socket.acks] == [()]
             assert lane.counters.flush_retries == {"commit_unknown": 1}
             assert lane.counters.rows_replayed == 2
+
+    async def test_a_flush_of_fresh_rows_takes_a_trip_for_each_table(
+        self, database: str, connection: asyncpg.Connection
+    ) -> None:
+        """BEGIN and COMMIT travel with rows: with ten thousand sockets each trip waits for a long turn of the loop."""
+        trips: list[str] = []
+
+        class Counts(WatchedConnection):
+            def done(self, statement: str, tag: str) -> str:
+                trips.append(re.sub(r" \(.*?\)", "", statement))
+                return tag
+
+        async with rig(database, connection_class=Counts) as lane:
+            agent = lane.agent()
+            agent.batch(Metric(ref=0, mem=1), logs=(Log(ref=0, at=now_us(), line=0, stream="stdout", text="a"),))
+            await agent.socket.acked(1)
+            agent.batch(Metric(ref=0, mem=2))
+            await agent.socket.acked(2)
+
+            assert len(await metrics(connection)) == 2
+            assert [trip for trip in trips if "TEMP" not in trip] == [
+                "BEGIN; COPY container_metric FROM STDIN",
+                "COPY container_log FROM STDIN; COMMIT",
+                "BEGIN; COPY container_metric FROM STDIN; COMMIT",
+            ]
+            assert (lane.counters.metric_rows_stored, lane.counters.log_rows_stored) == (2, 1)
 
     async def test_a_server_that_dies_between_commit_and_ack(
         self, database: str, connection: asyncpg.Connection
@@ -291,21 +317,20 @@ class TestCuts:
         assert len(await logs(connection)) == 1
         assert lane.lane.failing_since is None
 
-    @pytest.mark.parametrize("statement", ["BEGIN", "COMMIT"])
+    @pytest.mark.parametrize("word", ["BEGIN", "COMMIT"])
     async def test_a_connection_that_is_confused_is_replaced(
-        self, database: str, connection: asyncpg.Connection, statement: str
+        self, database: str, connection: asyncpg.Connection, word: str
     ) -> None:
         """A connection lost in the middle of an operation makes asyncpg raise InternalClientError at the next: try again."""
 
-        class Confused(asyncpg.Connection):  # type: ignore[misc, unused-ignore]
+        class Confused(WatchedConnection):
             confusions = 1
 
-            async def execute(self, query: str, *args: Any, **options: Any) -> str:
-                status: str = await super().execute(query, *args, **options)
-                if query == statement and Confused.confusions:
+            def done(self, statement: str, tag: str) -> str:
+                if word in statement and Confused.confusions:
                     Confused.confusions -= 1
                     raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
-                return status
+                return tag
 
         async with rig(database, connection_class=Confused) as lane:
             agent = lane.agent()
@@ -320,15 +345,14 @@ class TestCuts:
     async def test_a_commit_that_rolled_back_is_no_commit(self, database: str, connection: asyncpg.Connection) -> None:
         """Postgres ends an aborted transaction with the word ROLLBACK and no error: nothing is acknowledged for it."""
 
-        class RollsBack(asyncpg.Connection):  # type: ignore[misc, unused-ignore]
+        class RollsBack(WatchedConnection):
             times = 1
 
-            async def execute(self, query: str, *args: Any, **options: Any) -> str:
-                if query == "COMMIT" and RollsBack.times:
+            def sent(self, statement: str) -> str:
+                if statement.endswith("COMMIT") and RollsBack.times:
                     RollsBack.times -= 1
-                    query = "ROLLBACK"
-                status: str = await super().execute(query, *args, **options)
-                return status
+                    return statement.removesuffix("COMMIT") + "ROLLBACK"
+                return statement
 
         async with rig(database, connection_class=RollsBack) as lane:
             agent = lane.agent()
