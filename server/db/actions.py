@@ -1,4 +1,4 @@
-"""Actions in Postgres: every step is one transaction, and carries its audit row with it."""
+"""Actions in Postgres: every step is one statement, and carries its audit row with it."""
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
@@ -10,21 +10,22 @@ import asyncpg
 from server.action_policy import denial
 from server.action_records import ActionRecord, ActionRequest, Admitted, Decision, Denial, Result, Taken
 from server.auth.principal import Role, User
-from server.db import access, audit
+from server.db import audit
+from server.db.action_statements import (
+    COLUMNS,
+    DECIDE,
+    DENY,
+    EARLIER,
+    EXPIRE,
+    MARK_SENT,
+    MARK_UNSENT,
+    REPEATED,
+    TAKE_RESULTS,
+)
 from server.db.pool import Database
 from server.db.storage.times import to_datetime, to_micros
 from server.errors import DatabaseDownError
 from server.protocol.messages import ActionKind, ActionState
-
-_COLUMNS = (
-    "action_id, org, host, container_id, kind, state, reason, detail, requested_by, role, token_id, token_issued_at,"
-    " requested_at, expires_at, sent_at, finished_at"
-)
-_AUDIT_FOLLOWS = """
-    UPDATE audit a SET result = u.result, detail = u.detail, finished_at = u.finished_at
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS u(action_id, result, detail, finished_at)
-    WHERE a.action_id = u.action_id
-"""
 
 
 class ActionTable:
@@ -36,176 +37,135 @@ class ActionTable:
 
     async def decide(self, user: User, request: ActionRequest) -> Decision:
         """Admit or refuse an attempt, and write its one audit row."""
+        policy = denial(user, request)
         digest = _digest(request)
-        async with self._transaction() as connection:
-            if request.idempotency_key is not None:
-                await connection.execute(
-                    "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
-                    f"{user.org}\n{user.subject}\n{request.idempotency_key}",
-                )
-                row = await connection.fetchrow(
-                    f"SELECT {_COLUMNS}, request_digest FROM action"  # noqa: S608 - our own names, here and below
-                    " WHERE org = $1 AND requested_by = $2 AND idempotency_key = $3",
-                    user.org,
-                    user.subject,
-                    request.idempotency_key,
-                )
-                if row is not None and row["request_digest"] == digest:
-                    return Admitted(_record(row), replayed=True)
-                if row is not None:
-                    message = "this Idempotency-Key was used for another request"
-                    return await self._deny(connection, user, request, Denial("idempotency_conflict", message))
-            refusal = await self._refusal(connection, user, request)
-            if refusal is not None:
-                return await self._deny(connection, user, request, refusal)
-            row = await connection.fetchrow(
-                f"""
-                INSERT INTO action (action_id, org, host, container_id, kind, state, reason, requested_by, role, token_id,
-                                    token_issued_at, requested_at, expires_at, idempotency_key, request_digest)
-                VALUES ($1, $2, $3, $4, $5, 'pending', $6, $7, $8, $9, to_timestamp($10), $11, $12, $13, $14)
-                RETURNING {_COLUMNS}
-                """,  # noqa: S608
-                request.action_id,
+        async with self._connection() as connection:
+            (row,) = await connection.fetch(
+                DECIDE,
                 user.org,
+                user.subject,
+                request.idempotency_key,
+                user.token_id,
+                user.issued_at,
+                policy and policy.code,
+                policy and policy.message,
+                self._max_open,
+                request.action_id,
                 request.host,
                 request.container_id,
                 request.kind,
                 request.reason,
-                user.subject,
                 user.role,
-                user.token_id,
-                user.issued_at,
                 to_datetime(request.requested_at),
                 to_datetime(request.expires_at),
-                request.idempotency_key,
                 digest,
             )
-            await self._audit(connection, user, request, "pending", "", request.action_id)
-            return Admitted(_record(row))
+            if row["code"] is not None:
+                return Denial(row["code"], row["message"])
+            if row["action_id"] is not None:
+                return Admitted(_record(row))
+            return await self._earlier(connection, user, request, digest)
+
+    async def _earlier(
+        self, connection: asyncpg.Connection, user: User, request: ActionRequest, digest: bytes
+    ) -> Decision:
+        """What the same Idempotency-Key asked for before."""
+        row = await connection.fetchrow(
+            EARLIER,
+            user.org,
+            user.subject,
+            request.idempotency_key,
+        )
+        if row is None:
+            raise DatabaseDownError("the action of this Idempotency-Key was removed just now")
+        if row["request_digest"] == digest:
+            return Admitted(_record(row), replayed=True)
+        refusal = Denial("idempotency_conflict", "this Idempotency-Key was used for another request")
+        await audit.record(
+            connection, user, action=f"container.{request.kind}", target=f"container:{request.container_id}",
+            reason=request.reason, result=audit.DENIED, detail=f"{refusal.code}: {refusal.message}",
+        )  # fmt: skip
+        return refusal
 
     async def mark_sent(
         self, action_ids: Sequence[str], now: int
     ) -> tuple[Sequence[ActionRecord], Sequence[ActionRecord]]:
         """Mark pending actions sent; returns those that are to be sent now, and those denied as their user was revoked."""
-        async with self._transaction() as connection:
-            waiting = await self._records(
-                connection,
-                f"SELECT {_COLUMNS} FROM action WHERE action_id = ANY($1) AND state = 'pending' AND expires_at > $2"  # noqa: S608
-                " ORDER BY action_id FOR UPDATE",
-                action_ids,
-                to_datetime(now),
-            )
-            requesters = {action.requester() for action in waiting}
-            revoked = {user for user in requesters if await access.is_revoked(connection, user)}
-            denied = [action.action_id for action in waiting if action.requester() in revoked]
-            sent = await self._records(
-                connection,
-                f"UPDATE action SET state = 'sent', sent_at = $2 WHERE action_id = ANY($1) RETURNING {_COLUMNS}",  # noqa: S608
-                [action.action_id for action in waiting if action.requester() not in revoked],
-                to_datetime(now),
-            )
-            await self._follow(connection, sent)
-            detail = "denied: the user was revoked before it was sent"
-            return sent, await self._deny_pending(connection, denied, detail, now)
+        changed = await self._records(MARK_SENT, action_ids, to_datetime(now))
+        return [a for a in changed if a.state == "sent"], [a for a in changed if a.state == "failed"]
 
     async def mark_unsent(self, action_ids: Sequence[str]) -> None:
         """Back to pending: their frames surely did not leave."""
-        async with self._transaction() as connection:
-            back = await self._records(
-                connection,
-                "UPDATE action SET state = 'pending', sent_at = NULL"  # noqa: S608
-                f" WHERE action_id = ANY($1) AND state = 'sent' RETURNING {_COLUMNS}",
-                action_ids,
-            )
-            await self._follow(connection, back)
+        await self._records(
+            MARK_UNSENT,
+            action_ids,
+        )
 
     async def deny(self, action_ids: Sequence[str], detail: str, now: int) -> Sequence[ActionRecord]:
         """End pending actions as denied; returns those that were."""
-        async with self._transaction() as connection:
-            return await self._deny_pending(connection, action_ids, detail, now)
+        return await self._records(
+            DENY,
+            action_ids,
+            to_datetime(now),
+            detail,
+        )
 
     async def take_results(self, results: Sequence[Result]) -> Taken:
         """End sent actions as their agents report; one that was given up as unknown may still be told."""
-        async with self._transaction() as connection:
-            changed = await self._records(
-                connection,
-                f"""
-                UPDATE action a SET state = r.outcome, finished_at = r.finished_at, detail = r.detail
-                FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])
-                     AS r(action_id, org, host, outcome, finished_at, detail)
-                WHERE a.action_id = r.action_id AND a.org = r.org AND a.host = r.host AND a.state IN ('sent', 'unknown')
-                RETURNING {", ".join("a." + column for column in _COLUMNS.split(", "))}
-                """,  # noqa: S608
-                [result.action_id for result in results],
-                [result.org for result in results],
-                [result.host for result in results],
-                [result.outcome for result in results],
-                [to_datetime(result.finished_at) for result in results],
-                [result.detail for result in results],
-            )
-            await self._follow(connection, changed)
-            ended = {action.action_id for action in changed}
-            others = [result for result in results if result.action_id not in ended]
-            known = await connection.fetch(
-                "SELECT a.action_id FROM action a"
-                " JOIN unnest($1::text[], $2::text[], $3::text[]) AS r(action_id, org, host)"
-                " USING (action_id, org, host) WHERE a.state IN ('succeeded', 'failed', 'expired') AND sent_at IS NOT NULL",
+        changed = await self._records(
+            TAKE_RESULTS,
+            [result.action_id for result in results],
+            [result.org for result in results],
+            [result.host for result in results],
+            [result.outcome for result in results],
+            [to_datetime(result.finished_at) for result in results],
+            [result.detail for result in results],
+        )
+        ended = {action.action_id for action in changed}
+        others = [result for result in results if result.action_id not in ended]
+        if not others:
+            return Taken(changed, repeated=0, unasked=0)
+        async with self._connection() as connection:
+            repeated = await connection.fetchval(
+                REPEATED,
                 [result.action_id for result in others],
                 [result.org for result in others],
                 [result.host for result in others],
             )
-            return Taken(changed, repeated=len(known), unasked=len(others) - len(known))
+        return Taken(changed, repeated=repeated, unasked=len(others) - repeated)
 
     async def expire(self, now: int, grace_us: int) -> Sequence[ActionRecord]:
         """End what is past its time: pending as expired, sent (and a grace later) as unknown; returns those."""
-        async with self._transaction() as connection:
-            ended = await self._records(
-                connection,
-                f"""
-                UPDATE action SET
-                    state = CASE state WHEN 'pending' THEN 'expired' ELSE 'unknown' END,
-                    finished_at = $1,
-                    detail = CASE state WHEN 'pending' THEN 'the agent did not come in time'
-                                        ELSE 'sent, but the agent did not report in time' END
-                WHERE state = 'pending' AND expires_at <= $1 OR state = 'sent' AND expires_at <= $2
-                RETURNING {_COLUMNS}
-                """,  # noqa: S608
-                to_datetime(now),
-                to_datetime(now - grace_us),
-            )
-            await self._follow(connection, ended)
-            return ended
+        return await self._records(
+            EXPIRE,
+            to_datetime(now),
+            to_datetime(now - grace_us),
+        )
 
     async def open_actions(self) -> Sequence[ActionRecord]:
         """Every action whose outcome is still to come."""
-        async with self._transaction() as connection:
-            return await self._records(
-                connection,
-                f"SELECT {_COLUMNS} FROM action WHERE state IN ('pending', 'sent')",  # noqa: S608
-            )
+        return await self._records(f"SELECT {COLUMNS} FROM action WHERE state IN ('pending', 'sent')")  # noqa: S608
 
     async def recent(self, per_org: int) -> Sequence[ActionRecord]:
         """The newest actions of each organisation, oldest first."""
-        async with self._transaction() as connection:
-            return await self._records(
-                connection,
-                f"""
-                WITH RECURSIVE orgs AS (
-                    (SELECT org FROM action ORDER BY org LIMIT 1)
-                    UNION ALL
-                    SELECT (SELECT a.org FROM action a WHERE a.org > orgs.org ORDER BY a.org LIMIT 1)
-                    FROM orgs WHERE orgs.org IS NOT NULL
-                )
-                SELECT newest.* FROM orgs, LATERAL (
-                    SELECT {_COLUMNS} FROM action a WHERE a.org = orgs.org ORDER BY requested_at DESC LIMIT $1
-                ) newest ORDER BY requested_at
-                """,  # noqa: S608
-                per_org,
+        return await self._records(
+            f"""
+            WITH RECURSIVE orgs AS (
+                (SELECT org FROM action ORDER BY org LIMIT 1)
+                UNION ALL
+                SELECT (SELECT a.org FROM action a WHERE a.org > orgs.org ORDER BY a.org LIMIT 1)
+                FROM orgs WHERE orgs.org IS NOT NULL
             )
+            SELECT newest.* FROM orgs, LATERAL (
+                SELECT {COLUMNS} FROM action a WHERE a.org = orgs.org ORDER BY requested_at DESC LIMIT $1
+            ) newest ORDER BY requested_at
+            """,  # noqa: S608
+            per_org,
+        )
 
     async def target(self, org: str, container_id: int) -> str | None:
         """The host of a container that is known; None: not of this organisation."""
-        async with self._transaction() as connection:
+        async with self._connection() as connection:
             host = await connection.fetchval(
                 "SELECT host FROM container WHERE container_id = $1 AND org = $2", container_id, org
             )
@@ -215,14 +175,12 @@ class ActionTable:
 
     async def find(self, org: str, action_id: str) -> ActionRecord | None:
         """An action of an organisation."""
-        async with self._transaction() as connection:
-            found = await self._records(
-                connection,
-                f"SELECT {_COLUMNS} FROM action WHERE org = $1 AND action_id = $2",  # noqa: S608
-                org,
-                action_id,
-            )
-            return found[0] if found else None
+        found = await self._records(
+            f"SELECT {COLUMNS} FROM action WHERE org = $1 AND action_id = $2",  # noqa: S608
+            org,
+            action_id,
+        )
+        return found[0] if found else None
 
     async def page(
         self,
@@ -236,97 +194,33 @@ class ActionTable:
     ) -> Sequence[ActionRecord]:
         """Actions that match, newest first, before a place = (requested_at, action_id)."""
         at, action_id = before or (None, None)
-        async with self._transaction() as connection:
-            return await self._records(
-                connection,
-                f"""
-                SELECT {_COLUMNS} FROM action
-                WHERE org = $1 AND ($2::bigint IS NULL OR container_id = $2) AND ($3::text IS NULL OR host = $3)
-                  AND ($4::text IS NULL OR state = $4)
-                  AND ($5::timestamptz IS NULL OR (requested_at, action_id) < ($5, $6::text))
-                ORDER BY requested_at DESC, action_id DESC LIMIT $7
-                """,  # noqa: S608
-                org,
-                container_id,
-                host,
-                state,
-                None if at is None else to_datetime(at),
-                action_id,
-                limit,
-            )
+        return await self._records(
+            f"""
+            SELECT {COLUMNS} FROM action
+            WHERE org = $1 AND ($2::bigint IS NULL OR container_id = $2) AND ($3::text IS NULL OR host = $3)
+              AND ($4::text IS NULL OR state = $4)
+              AND ($5::timestamptz IS NULL OR (requested_at, action_id) < ($5, $6::text))
+            ORDER BY requested_at DESC, action_id DESC LIMIT $7
+            """,  # noqa: S608
+            org,
+            container_id,
+            host,
+            state,
+            None if at is None else to_datetime(at),
+            action_id,
+            limit,
+        )
 
     # -- parts
 
-    async def _refusal(self, connection: asyncpg.Connection, user: User, request: ActionRequest) -> Denial | None:
-        if await access.is_revoked(connection, user):
-            return Denial("revoked", "the user or the token was revoked")
-        refusal = denial(user, request)
-        if refusal is not None:
-            return refusal
-        # Two that ask at once may both find room: the bound is for memory, not for money.
-        count = await connection.fetchval(
-            "SELECT count(*) FROM action WHERE state IN ('pending', 'sent') AND org = $1", user.org
-        )
-        if count >= self._max_open:
-            return Denial("too_many_actions", f"{count} actions are open: expected at most {self._max_open}")
-        return None
-
-    async def _deny(
-        self, connection: asyncpg.Connection, user: User, request: ActionRequest, refusal: Denial
-    ) -> Denial:
-        await self._audit(connection, user, request, audit.DENIED, f"{refusal.code}: {refusal.message}", None)
-        return refusal
-
-    async def _audit(
-        self,
-        connection: asyncpg.Connection,
-        user: User,
-        request: ActionRequest,
-        result: str,
-        detail: str,
-        action_id: str | None,
-    ) -> None:
-        await audit.record(
-            connection, user, action=f"container.{request.kind}", target=f"container:{request.container_id}",
-            reason=request.reason, result=result, detail=detail, action_id=action_id,
-        )  # fmt: skip
-
-    async def _deny_pending(
-        self, connection: asyncpg.Connection, action_ids: Sequence[str], detail: str, now: int
-    ) -> Sequence[ActionRecord]:
-        if not action_ids:
-            return ()
-        denied = await self._records(
-            connection,
-            "UPDATE action SET state = 'failed', finished_at = $2, detail = $3"  # noqa: S608
-            f" WHERE action_id = ANY($1) AND state = 'pending' RETURNING {_COLUMNS}",
-            action_ids,
-            to_datetime(now),
-            detail,
-        )
-        await self._follow(connection, denied, audit.DENIED)
-        return denied
-
-    async def _follow(
-        self, connection: asyncpg.Connection, actions: Sequence[ActionRecord], result: str | None = None
-    ) -> None:
-        """The one audit row of each action says how it stands."""
-        if actions:
-            await connection.execute(
-                _AUDIT_FOLLOWS,
-                [action.action_id for action in actions],
-                [result or action.state for action in actions],
-                [action.detail for action in actions],
-                [None if action.finished_at is None else to_datetime(action.finished_at) for action in actions],
-            )
-
-    async def _records(self, connection: asyncpg.Connection, query: str, *args: Any) -> list[ActionRecord]:
-        return [_record(row) for row in await connection.fetch(query, *args)]
+    async def _records(self, query: str, *args: Any) -> list[ActionRecord]:
+        async with self._connection() as connection:
+            return [_record(row) for row in await connection.fetch(query, *args)]
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[asyncpg.Connection]:
+    async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
         try:
-            async with self._database.acquire() as connection, connection.transaction():
+            async with self._database.acquire() as connection:
                 yield connection
         except asyncpg.PostgresError as error:
             # Deadlock, full disk, shutdown under way ...: whoever asked tries again, and nothing was done.

@@ -63,6 +63,7 @@ class Database:
                     timeout=CONNECT_TIMEOUT_SECONDS,
                     command_timeout=self._statement_timeout_seconds,
                     server_settings={"application_name": self._name},
+                    reset=_nothing_to_reset,
                 )
                 break
             except _AWAY as error:
@@ -119,6 +120,13 @@ class Database:
         except (DatabaseDownError, asyncpg.PostgresError, TimeoutError):
             return False
         return True
+
+
+async def _nothing_to_reset(_connection: object) -> None:
+    """Nobody here sets a session variable, listens, or keeps a lock past a transaction (asyncpg itself ends one that is open).
+
+    asyncpg would send four statements after each use, and whoever gave the connection back would wait for them.
+    """
 
 
 class ReadPool:
