@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     ] = 4 * 1024 * 1024
     pool_size: Annotated[
         int, Field(ge=1, le=100, description="Database connections for everything but the lanes and reads.")
-    ] = 5
+    ] = 10
     read_pool_size: Annotated[
         int,
         Field(

@@ -128,8 +128,8 @@ def router(actions: Actions, reads: ActionReads, current_user: CurrentUser) -> A
             raise Refused(_STATUS[decision.code], decision.code, decision.message)
         action = decision.action
         if wait_seconds and action.is_open:
-            await actions.wait(action, wait_seconds)
-            action = await reads.find(user.org, action.action_id) or action
+            ended = await actions.wait(action, wait_seconds)
+            action = ended or await reads.find(user.org, action.action_id) or action
         response.status_code = 202 if action.is_open else 200
         response.headers["Location"] = f"/api/actions/{action.action_id}"
         if decision.replayed:

@@ -128,7 +128,7 @@ class CurrentAgent:
         self._tokens = tokens
         self._revocations = revocations
 
-    def __call__(self, request: Request) -> Agent:
+    async def __call__(self, request: Request) -> Agent:
         """The agent who asks."""
         agent = self._tokens.agent(bearer(request.headers.get("authorization")))
         if self._revocations.revoked(agent):
