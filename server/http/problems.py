@@ -202,7 +202,7 @@ class CurrentUser:
         self._quotas = quotas
 
     async def __call__(self, request: Request) -> User:
-        """The user who asks. A coroutine, because FastAPI takes a plain function to a thread, which waits long on a busy loop."""
+        """The user who asks. A coroutine: FastAPI takes a plain function to a thread, which waits long on a busy loop."""
         user = self._tokens.user(bearer(request.headers.get("authorization")))
         if self._revocations.revoked(user):
             raise TokenError("revoked", "the user or the token was revoked")
