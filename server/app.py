@@ -144,6 +144,8 @@ class Service:
                 hosts=settings.host_retention_seconds,
             ),
             interval_seconds=settings.prune_interval_seconds,
+            future_seconds=settings.future_seconds,
+            duty=settings.prune_duty,
         )
         most = Window(batches=settings.window_batches, bytes=settings.window_bytes)
         self.windows = Windows(self.budget, self.registry, most)
@@ -213,6 +215,7 @@ class Service:
             connection = await self.database.connect("seatrial-migrate")
             try:
                 await migrate.apply(connection, self.storage)
+                await self.retention.prepare(connection)
             finally:
                 await connection.close()
             await self.directory.load()
@@ -337,7 +340,18 @@ class Service:
 
     def gauges(self) -> dict[str, tuple[str, float]]:
         """What /metrics shows beside the counters."""
-        return {
+        outlook = self.retention.outlook
+        storage: dict[str, tuple[str, float]] = {} if outlook is None else {
+            "storage_ranges": ("Ranges of time that each table consists of; 0: it is one", outlook.ranges),
+            "storage_range_seconds": ("Width of the next range; 0: there are none", outlook.range_seconds),
+            "hot_index_bytes": ("Indexes that new rows go into, as large as they get", outlook.hot_index_bytes),
+            "hot_index_limit_bytes": ("A quarter of shared_buffers", outlook.hot_index_limit_bytes),
+            "advised_shared_buffers_bytes": (
+                "What shared_buffers would have to be for hot_index_bytes; 0: it suffices",
+                outlook.advised_shared_buffers_bytes,
+            ),
+        }  # fmt: skip
+        return storage | {
             "agents_connected": ("Agents with an open socket", self.registry.connected),
             "hosts_known": ("Hosts seen within this process or its database", len(self.registry.records)),
             "containers_known": ("Containers in memory", len(self.registry.by_container)),

@@ -78,7 +78,9 @@ class Settings(BaseSettings):
     ] = "info"
     log_format: Annotated[Literal["json", "console"], Field(description="Log lines as JSON, or for people.")] = "json"
 
-    storage: Annotated[Literal["plain"], Field(description="How samples and log lines are stored.")] = "plain"
+    storage: Annotated[
+        Literal["plain", "partitioned"], Field(description="How samples and log lines are stored; docs/storage.md.")
+    ] = "plain"
     retention_seconds: Annotated[float, Field(ge=1, description="Age at which samples and log lines are removed.")] = (
         86_400.0
     )
@@ -104,6 +106,9 @@ class Settings(BaseSettings):
     prune_interval_seconds: Annotated[
         float, Field(gt=0, description="Pause between two removals; must be shorter than the retention.")
     ] = 60.0
+    prune_duty: Annotated[
+        float, Field(gt=0, le=1, description="Share of time that removing samples and log lines may take.")
+    ] = 0.5
     lanes: Annotated[int, Field(ge=1, le=64, description="Writer connections; an agent keeps to one for life.")] = 2
     flush_seconds: Annotated[float, Field(gt=0, le=10, description="Longest wait of a row for its COPY to begin.")] = (
         0.1

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable
 from math import isfinite, nan
 from typing import Any, NamedTuple
 
-STRATEGIES: dict[str, str] = {"plain": "One table each for samples and log lines; old rows go by a scheduled DELETE."}
+STRATEGIES: dict[str, str] = {
+    "plain": "One table each for samples and log lines; old rows go by a scheduled DELETE.",
+    "partitioned": "Both tables in ranges of time, native partitions; old ranges are dropped.",
+}
 """Storage strategies that a scenario may name, and what each is."""
 
 

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import asyncpg
+from pogo_core.error import BadMigrationError
 from pogo_core.util import migrate
 
 from server.db.storage import base
@@ -20,13 +21,22 @@ async def apply(connection: asyncpg.Connection, storage: base.Storage) -> None:
     """Bring the database up to date: fixed tables, then the strategy's own.
 
     Raises:
-        StartupError: the rows belong to another strategy, or a migration failed.
+        StartupError: the rows belong to another strategy, a table is not ours, the role lacks a right, or a migration failed.
     """
     await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
     try:
         await migrate.apply(connection, MIGRATIONS, schema_name="public", logger=_log)
-        await _claim(connection, storage)
-        await storage.create(connection)
+        async with connection.transaction():  # a claim without the tables would keep every other strategy out
+            await _claim(connection, storage)
+            await storage.create(connection)
+    except (asyncpg.InsufficientPrivilegeError, BadMigrationError) as error:
+        cause = error.__cause__ if isinstance(error, BadMigrationError) else error
+        if not isinstance(cause, asyncpg.InsufficientPrivilegeError):
+            raise StartupError(f"database_url: {error}: {cause}") from error
+        role = await connection.fetchval("SELECT current_user")
+        raise StartupError(
+            f"database_url: role {role!r}: {cause}: expected the owner of our tables, with the right to create them"
+        ) from None
     finally:
         await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
 
@@ -54,4 +64,7 @@ async def _claim(connection: asyncpg.Connection, storage: base.Storage) -> None:
     )
     owner = await connection.fetchval("SELECT name FROM storage_strategy")
     if owner != storage.name:
-        raise StartupError(f"storage = {storage.name!r}: this database's rows are kept by strategy {owner!r}")
+        raise StartupError(
+            f"storage = {storage.name!r}: this database's rows are kept by strategy {owner!r}:"
+            f" expected SEATRIAL_STORAGE={owner}, or another database"
+        )

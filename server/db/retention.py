@@ -14,7 +14,8 @@ from server.agents import now_us
 from server.auth.principal import MAX_LIFE_SECONDS
 from server.counters import Counters
 from server.db.pool import BROKEN, Database
-from server.db.storage.base import Storage
+from server.db.storage.base import Outlook, Storage, Window
+from server.db.storage.pace import Pace
 from server.db.storage.times import to_datetime
 from server.errors import DatabaseDownError
 from server.log_bounds import LogBounds
@@ -25,6 +26,8 @@ _ROWS = 1_000
 _HOSTS = 50
 """Hosts per DELETE: each has up to a thousand containers."""
 
+_INTERVALS_AHEAD = 2
+"""Ranges are ready for so many intervals, so that one in which that fails costs nothing."""
 _REVOCATION_SECONDS = MAX_LIFE_SECONDS + 86_400
 """Every token that was issued before has expired by then, whatever the clocks."""
 
@@ -77,7 +80,12 @@ class Ages:
 
 
 class Retention:
-    """Prunes at each interval, on one pool connection, a bounded step at a time."""
+    """Prepares the storage and prunes it at each interval, on one pool connection, a bounded step at a time.
+
+    Args:
+        future_seconds: how far ahead of our clock a row may lie.
+        duty: share of time that removing samples and lines may take, up to 1.
+    """
 
     def __init__(
         self,
@@ -89,6 +97,8 @@ class Retention:
         *,
         ages: Ages,
         interval_seconds: float,
+        future_seconds: float,
+        duty: float,
     ) -> None:
         self._database = database
         self._storage = storage
@@ -97,15 +107,51 @@ class Retention:
         self._counters = counters
         self._ages = ages
         self._interval_seconds = interval_seconds
+        self._ahead_us = int((future_seconds + _INTERVALS_AHEAD * interval_seconds) * 1e6)
+        self._pace = Pace(duty)
+        self.outlook: Outlook | None = None
+        """What the storage said of itself when it was prepared last; None: it never was."""
+        self._advised_bytes = 0
 
     async def run(self) -> None:
-        """Prune until cancelled; a failed one is logged, and the next comes in its time."""
+        """Prune until cancelled; a failed one is logged, and the next comes in its time.
+
+        Intervals are from beginning to beginning: one that takes long is no reason to remove less.
+        """
+        loop = asyncio.get_running_loop()
+        due = loop.time()
         while True:
-            await asyncio.sleep(self._interval_seconds)
+            due = max(due + self._interval_seconds, loop.time())
+            await asyncio.sleep(due - loop.time())
             try:
                 await self.prune()
             except (DatabaseDownError, asyncpg.PostgresError, *BROKEN) as error:
                 _log.warning("pruning failed", extra={"error": str(error)})
+
+    async def prepare(self, connection: asyncpg.Connection) -> None:
+        """Make the storage ready for the rows to come, and warn where memory does not suffice for the rate.
+
+        Raises:
+            asyncpg.PostgresError: it could not be done now.
+        """
+        self.outlook = outlook = await self._storage.prepare(
+            connection, Window(now=now_us(), retention_us=int(self._ages.samples * 1e6), ahead_us=self._ahead_us)
+        )
+        advised = outlook.advised_shared_buffers_bytes
+        if advised > 2 * self._advised_bytes or bool(advised) != bool(self._advised_bytes):
+            self._advised_bytes = advised
+            if advised:
+                _log.warning(
+                    "the index that is written to outgrows memory: raise shared_buffers",
+                    extra={
+                        "advised_mib": -(-advised // 2**20),
+                        "hot_index_mib": outlook.hot_index_bytes // 2**20,
+                        "hot_index_limit_mib": outlook.hot_index_limit_bytes // 2**20,
+                        "range_seconds": outlook.range_seconds,
+                    },
+                )
+            else:
+                _log.info("the index that is written to fits into memory again")
 
     async def prune(self) -> None:
         """Remove what is too old. A table that fails keeps no other from being pruned.
@@ -126,10 +172,11 @@ class Retention:
                 failures.append(error)
 
         async def samples(connection: asyncpg.Connection) -> None:
-            pruned = await self._storage.prune(connection, before)
+            pruned = await self._storage.prune(connection, before, self._pace)
             self._counters.metric_rows_pruned += pruned.metrics
             self._counters.log_rows_pruned += pruned.logs
 
+        await attempt(self.prepare)
         await attempt(samples)
         self._registry.forget(before / 1e6)
         self._log_bounds.expire(before)

@@ -1,7 +1,7 @@
 """What a storage strategy is: it owns the tables of samples and log lines, and every statement that names them.
 
 The writer feeds a COPY target without knowing which strategy it is; the verifier and the charts read through the same
-interface. Fixed tables (hosts, containers, tickets ...) belong to the migrations.
+interface, and nobody else names those tables. Fixed tables (hosts, containers, tickets ...) belong to the migrations.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import asyncpg
 
+from server.db.storage.pace import Pace
 from server.reads import ChartBucket, LogFilter, LogPlace
 
 
@@ -62,8 +63,35 @@ class TableSize:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """Which times rows have, in microseconds: from `now` back to the retention, and a little ahead."""
+
+    now: int
+    """Unix time."""
+    retention_us: int
+    ahead_us: int
+    """How far after `now` a row may lie before `prepare` is called again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a strategy says of itself: how it keeps the rows, and whether the index that is written to stays in memory."""
+
+    ranges: int
+    """Ranges of time that each table consists of; 0: it is one."""
+    range_seconds: float
+    """Width of the next range; 0: there are none."""
+    hot_index_bytes: int
+    """Indexes that new rows go into, as large as they get."""
+    hot_index_limit_bytes: int
+    """A quarter of shared_buffers: up to there an insert finds the index's pages in memory."""
+    advised_shared_buffers_bytes: int
+    """What shared_buffers would have to be for `hot_index_bytes`; 0: what there is suffices."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pruned:
-    """What one pruning removed."""
+    """What one pruning removed, in rows. Of a large range that was dropped it is what the statistics collector counted."""
 
     metrics: int
     logs: int
@@ -94,16 +122,29 @@ class Storage(Protocol):
     logs: CopyTarget
 
     async def create(self, connection: asyncpg.Connection) -> None:
-        """Create what is missing. Safe to call at each start."""
+        """Create what is missing. Safe to call at each start.
+
+        Raises:
+            StartupError: the tables are there and not this strategy's, or the role lacks a right.
+        """
+
+    async def prepare(self, connection: asyncpg.Connection, window: Window) -> Outlook:
+        """Make ready for the rows to come: before the first one, and then at each interval, before `prune`."""
 
     async def make_room(self, connection: asyncpg.Connection, since: int, until: int) -> None:
         """Create what rows with since <= at <= until (Unix microseconds) need beside the tables: partitions.
 
         A lane calls it when Postgres has no place for a row, and then stores the same rows again.
+
+        Raises:
+            asyncpg.PostgresError: it could not be done now, by a lock that was not to be had for example.
         """
 
-    async def prune(self, connection: asyncpg.Connection, before: int) -> Pruned:
-        """Remove samples and lines older than `before` (Unix microseconds), in bounded steps."""
+    async def prune(self, connection: asyncpg.Connection, before: int, pace: Pace) -> Pruned:
+        """Remove samples and lines older than `before` (Unix microseconds), in bounded steps that keep the pace.
+
+        A strategy of ranges removes a range when all of it is older.
+        """
 
     def read_metrics(
         self, connection: asyncpg.Connection, since: int, until: int

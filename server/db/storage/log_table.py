@@ -1,19 +1,35 @@
 """One container's log lines in table `container_log`: what a strategy inherits that keeps them there, however it is stored."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import asyncpg
 
-from server.db.storage.base import LogRow, PrunedLogs
+from server.db.storage.base import CopyTarget, LogRow, PrunedLogs
+from server.db.storage.cursor import blocks
 from server.db.storage.times import EPOCH, to_datetime, to_micros
 from server.reads import LogFilter, LogPlace
-from server.rows import LINE_OVERHEAD_BYTES, STREAMS
+from server.rows import LINE_OVERHEAD_BYTES, LOG_COLUMNS, STREAMS
 
 _MAX_LINE = 2**31 - 1
 _PRUNE_LINES = 10_000
 """Lines per DELETE: bounds a statement's time and locks."""
+
+LOG_DDL = """
+    CREATE TABLE container_log (
+        container_id bigint NOT NULL,
+        timestamp timestamptz NOT NULL,
+        line integer NOT NULL,
+        stream smallint NOT NULL,
+        partial boolean NOT NULL,
+        truncated boolean NOT NULL,
+        text text NOT NULL,
+        PRIMARY KEY (container_id, timestamp, line)
+    )
+"""
+LOG_TYPES = ("bigint", "timestamp with time zone", "integer", "smallint", "boolean", "boolean", "text")
+"""Of the columns in their order, as Postgres names them."""
 
 _LOG_PAGE = """
     SELECT container_id, timestamp, line, stream,
@@ -23,7 +39,7 @@ _LOG_PAGE = """
         SELECT next.*, sum(octet_length(text) + $7) OVER (ORDER BY timestamp, line) - octet_length(text) - $7 AS before
         FROM (
             SELECT container_id, timestamp, line, stream, text, partial, truncated FROM container_log
-            WHERE container_id = $1 AND (timestamp, line) > ($2, $3) AND timestamp < $4
+            WHERE container_id = $1 AND timestamp >= $2 AND (timestamp, line) > ($2, $3) AND timestamp < $4
             ORDER BY timestamp, line LIMIT $5
         ) next
     ) counted
@@ -33,7 +49,23 @@ _LOG_PAGE = """
 
 
 class LogTable:
-    """Reads and prunes along the primary key (container_id, timestamp, line)."""
+    """Reads and prunes along the primary key (container_id, timestamp, line).
+
+    Conditions on (timestamp, line) have one on the time alone beside them: by that Postgres leaves out ranges of the table.
+    """
+
+    logs = CopyTarget("container_log", LOG_COLUMNS, LOG_COLUMNS[:3])
+
+    async def read_logs(
+        self, connection: asyncpg.Connection, since: int, until: int
+    ) -> AsyncIterator[Sequence[LogRow]]:
+        """All lines of a time range in blocks, ordered by key."""
+        query = """
+            SELECT container_id, timestamp, line, stream, text, partial, truncated
+            FROM container_log WHERE timestamp >= $1 AND timestamp < $2 ORDER BY container_id, timestamp, line
+        """
+        async for block in blocks(connection, query, to_datetime(since), to_datetime(until)):
+            yield [log_row(row) for row in block]
 
     async def tail_logs(
         self,
@@ -50,7 +82,7 @@ class LogTable:
             SELECT * FROM (
                 SELECT last.*, sum(octet_length(text) + $6) OVER (ORDER BY timestamp DESC, line DESC) AS bytes FROM (
                     SELECT container_id, timestamp, line, stream, text, partial, truncated FROM container_log
-                    WHERE container_id = $1 AND (timestamp, line) > ($2, $3)
+                    WHERE container_id = $1 AND timestamp >= $2 AND (timestamp, line) > ($2, $3)
                     ORDER BY timestamp DESC, line DESC LIMIT $4
                 ) last
             ) counted
@@ -69,7 +101,8 @@ class LogTable:
         """How many lines of a container follow `after` = (at, line)."""
         return int(
             await connection.fetchval(
-                "SELECT count(*) FROM container_log WHERE container_id = $1 AND (timestamp, line) > ($2, $3)",
+                "SELECT count(*) FROM container_log"
+                " WHERE container_id = $1 AND timestamp >= $2 AND (timestamp, line) > ($2, $3)",
                 container_id,
                 to_datetime(after[0]),
                 after[1],
@@ -108,8 +141,8 @@ class LogTable:
         after: tuple[datetime, int] = (EPOCH, -1)
         while True:
             last = await connection.fetchrow(
-                "SELECT timestamp, line FROM container_log WHERE container_id = $1 AND (timestamp, line) > ($2, $3)"
-                " AND timestamp <= $4 ORDER BY timestamp, line OFFSET $5 LIMIT 1",
+                "SELECT timestamp, line FROM container_log WHERE container_id = $1 AND timestamp >= $2"
+                " AND (timestamp, line) > ($2, $3) AND timestamp <= $4 ORDER BY timestamp, line OFFSET $5 LIMIT 1",
                 container_id,
                 *after,
                 to_datetime(until),
@@ -120,7 +153,8 @@ class LogTable:
                 """
                 WITH gone AS (
                     DELETE FROM container_log
-                    WHERE container_id = $1 AND (timestamp, line) > ($2, $3) AND (timestamp, line) <= ($4, $5)
+                    WHERE container_id = $1 AND timestamp >= $2 AND timestamp <= $4
+                          AND (timestamp, line) > ($2, $3) AND (timestamp, line) <= ($4, $5)
                     RETURNING octet_length(text) + $6 AS bytes
                 )
                 SELECT count(*) AS lines, coalesce(sum(bytes), 0)::bigint AS bytes FROM gone

@@ -1,9 +1,13 @@
 """The strategies by name: what `SEATRIAL_STORAGE` chooses from."""
 
 from server.db.storage.base import Storage
+from server.db.storage.partitioned import PartitionedStorage
 from server.db.storage.plain import PlainStorage
 
-STRATEGIES: dict[str, type[Storage]] = {PlainStorage.name: PlainStorage}
+STRATEGIES: dict[str, type[Storage]] = {
+    PlainStorage.name: PlainStorage,
+    PartitionedStorage.name: PartitionedStorage,
+}
 
 
 def storage(name: str) -> Storage:

@@ -1,4 +1,4 @@
-"""The plain strategy on a real Postgres: what it removes, what it reads."""
+"""What every strategy must do, on a real Postgres: what it removes, what it reads."""
 
 import random
 from collections import defaultdict
@@ -9,9 +9,8 @@ import asyncpg
 import pytest
 
 from server.db.storage import log_table
-from server.db.storage.base import MetricRow, longest_gap_us
-from server.db.storage.plain import PlainStorage
-from server.db.storage.strategies import storage
+from server.db.storage.base import MetricRow, Storage, Window, longest_gap_us
+from server.db.storage.pace import Pace
 from server.db.storage.times import to_datetime
 from server.protocol.canonical import float32
 from server.reads import ChartBucket, LogFilter
@@ -21,41 +20,48 @@ T0 = 1_800_000_000_000_000
 SECOND = 1_000_000
 
 
+RANGE = 1800 * SECOND
+UNPACED = Pace(1.0)
+
+
 @pytest.fixture
-async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to a database with the strategy's tables."""
+async def connection(database: str, storage: Storage) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database with the strategy's tables; where it has ranges, of half an hour, the first from T0."""
     opened = await asyncpg.connect(database)
-    await PlainStorage().create(opened)
+    await storage.create(opened)
+    await storage.prepare(opened, Window(now=T0, retention_us=4 * 86_400 * SECOND, ahead_us=0))
     yield opened
     await opened.close()
 
 
-async def fill(connection: asyncpg.Connection, containers: int, seconds: int) -> None:
-    """One sample and one line of each container in each second from T0."""
-    keys = [(c, to_datetime(T0 + s * SECOND)) for c in range(1, containers + 1) for s in range(seconds)]
+async def fill(
+    storage: Storage, connection: asyncpg.Connection, containers: int, times: int, step_us: int = SECOND
+) -> None:
+    """One sample and one line of each container at each of so many times from T0."""
+    await storage.make_room(connection, T0, T0 + times * step_us)
+    keys = [(c, to_datetime(T0 + s * step_us)) for c in range(1, containers + 1) for s in range(times)]
     await connection.copy_records_to_table("container_metric", records=[(*key, 1.5, 2, 3, 4) for key in keys])
     lines = [(*key, 0, key[0] % 2, False, True, f"line {key[0]}") for key in keys]
     await connection.copy_records_to_table("container_log", records=lines)
 
 
-async def test_pruning_removes_exactly_what_is_older(connection: asyncpg.Connection) -> None:
+async def test_pruning_removes_exactly_what_is_older(storage: Storage, connection: asyncpg.Connection) -> None:
     """Over more containers than one statement takes, rows before the moment go and those at it stay."""
-    await fill(connection, containers=450, seconds=4)
-    pruned = await PlainStorage().prune(connection, T0 + 2 * SECOND)
+    await fill(storage, connection, containers=450, times=4, step_us=RANGE)
+    pruned = await storage.prune(connection, T0 + 2 * RANGE, UNPACED)
 
     assert (pruned.metrics, pruned.logs) == (900, 900)
     for table in ("container_metric", "container_log"):
         row = await connection.fetchrow(f"SELECT count(*) AS n, min(timestamp) AS oldest FROM {table}")
         assert row is not None
-        assert (row["n"], row["oldest"]) == (900, to_datetime(T0 + 2 * SECOND))
+        assert (row["n"], row["oldest"]) == (900, to_datetime(T0 + 2 * RANGE))
 
 
-async def test_a_time_range_is_read_whole_and_in_order(connection: asyncpg.Connection) -> None:
+async def test_a_time_range_is_read_whole_and_in_order(storage: Storage, connection: asyncpg.Connection) -> None:
     """Rows come in blocks, ordered by key; the first moment is included, the last is not."""
-    await fill(connection, containers=2000, seconds=5)
-    plain = PlainStorage()
-    metrics = [row async for block in plain.read_metrics(connection, T0 + SECOND, T0 + 4 * SECOND) for row in block]
-    logs = [row async for block in plain.read_logs(connection, T0 + SECOND, T0 + 4 * SECOND) for row in block]
+    await fill(storage, connection, containers=2000, times=5)
+    metrics = [row async for block in storage.read_metrics(connection, T0 + SECOND, T0 + 4 * SECOND) for row in block]
+    logs = [row async for block in storage.read_logs(connection, T0 + SECOND, T0 + 4 * SECOND) for row in block]
 
     assert [row[:2] for row in metrics] == [(c, T0 + s * SECOND) for c in range(1, 2001) for s in (1, 2, 3)]
     assert metrics[0][2:] == (1.5, 2, 3, 4)
@@ -63,27 +69,25 @@ async def test_a_time_range_is_read_whole_and_in_order(connection: asyncpg.Conne
     assert logs[0][3:] == ("stderr", "line 1", False, True)
 
 
-async def test_a_tail_ends_with_the_newest_line(connection: asyncpg.Connection) -> None:
+async def test_a_tail_ends_with_the_newest_line(storage: Storage, connection: asyncpg.Connection) -> None:
     """The last lines of one container, oldest first, and only those after a position if one is given."""
-    await fill(connection, containers=3, seconds=5)
-    plain = PlainStorage()
+    await fill(storage, connection, containers=3, times=5)
 
-    assert [row.at for row in await plain.tail_logs(connection, 2, 2, 10_000)] == [T0 + 3 * SECOND, T0 + 4 * SECOND]
+    assert [row.at for row in await storage.tail_logs(connection, 2, 2, 10_000)] == [T0 + 3 * SECOND, T0 + 4 * SECOND]
     after = (T0 + 3 * SECOND, 0)
-    assert [row.at for row in await plain.tail_logs(connection, 2, 9, 10_000, after)] == [T0 + 4 * SECOND]
-    assert await plain.count_logs(connection, 2, (T0, 0)) == 4
+    assert [row.at for row in await storage.tail_logs(connection, 2, 9, 10_000, after)] == [T0 + 4 * SECOND]
+    assert await storage.count_logs(connection, 2, (T0, 0)) == 4
     two = 2 * (len("line 0") + LINE_OVERHEAD_BYTES)
-    assert [row.at for row in await plain.tail_logs(connection, 2, 9, two)] == [T0 + 3 * SECOND, T0 + 4 * SECOND]
-    assert [row.at for row in await plain.tail_logs(connection, 2, 9, two - 1)] == [T0 + 4 * SECOND]
+    assert [row.at for row in await storage.tail_logs(connection, 2, 9, two)] == [T0 + 3 * SECOND, T0 + 4 * SECOND]
+    assert [row.at for row in await storage.tail_logs(connection, 2, 9, two - 1)] == [T0 + 4 * SECOND]
 
 
-async def test_sizes_tell_the_oldest_row(connection: asyncpg.Connection) -> None:
+async def test_sizes_tell_the_oldest_row(storage: Storage, connection: asyncpg.Connection) -> None:
     """Of an empty table there is none; else it is exact, over all containers."""
-    plain = PlainStorage()
-    assert [size.oldest_at for size in await plain.sizes(connection)] == [None, None]
-    await fill(connection, containers=3, seconds=2)
+    assert [size.oldest_at for size in await storage.sizes(connection)] == [None, None]
+    await fill(storage, connection, containers=3, times=2)
     await connection.execute("DELETE FROM container_metric WHERE container_id < 3 AND timestamp = $1", to_datetime(T0))
-    sizes = await plain.sizes(connection)
+    sizes = await storage.sizes(connection)
 
     assert [size.oldest_at for size in sizes] == [T0, T0]
     assert all(size.table_bytes > 0 and size.index_bytes > 0 for size in sizes)
@@ -93,17 +97,19 @@ class TestChart:
     """Samples by steps of time."""
 
     @pytest.mark.parametrize("seed", range(12))
-    async def test_it_is_what_a_plain_computation_says(self, connection: asyncpg.Connection, seed: int) -> None:
+    async def test_it_is_what_a_plain_computation_says(
+        self, storage: Storage, connection: asyncpg.Connection, seed: int
+    ) -> None:
         """Random samples of three containers, with resets, nulls and pauses: every bucket is exact."""
         chance = random.Random(seed)
         rows = [row for container in (1, 2, 3, 4) for row in random_samples(chance, container)]
-        await store(connection, rows)
+        await store(storage, connection, rows)
         step = chance.choice([1, 5, 30, 60, 240]) * SECOND
         since = T0 + chance.randrange(0, 600) * SECOND // step * step
         until = since + chance.randrange(1, 400) * step
         wanted = [1, 2, 3]
 
-        found = await PlainStorage().chart(connection, wanted, since, until, step)
+        found = await storage.chart(connection, wanted, since, until, step)
 
         expected = compute([row for row in rows if row.container_id in wanted], since, until, step)
         assert [bucket.at for bucket in found] == [bucket.at for bucket in expected]
@@ -113,24 +119,26 @@ class TestChart:
                 assert (value is None) == (exact is None), (bucket, plain)
                 assert value is None or exact is None or value == pytest.approx(exact, rel=1e-12)
 
-    async def test_a_bucket_says_the_same_in_every_chart_of_its_step(self, connection: asyncpg.Connection) -> None:
+    async def test_a_bucket_says_the_same_in_every_chart_of_its_step(
+        self, storage: Storage, connection: asyncpg.Connection
+    ) -> None:
         """Where a chart begins changes nothing: the sample before it is known."""
-        await store(connection, list(random_samples(random.Random(99), 1)))
-        plain, step = PlainStorage(), 30 * SECOND
-        whole = {bucket.at: bucket for bucket in await plain.chart(connection, [1], T0, T0 + 3600 * SECOND, step)}
+        await store(storage, connection, list(random_samples(random.Random(99), 1)))
+        step = 30 * SECOND
+        whole = {bucket.at: bucket for bucket in await storage.chart(connection, [1], T0, T0 + 3600 * SECOND, step)}
 
         for since in range(T0, T0 + 600 * SECOND, step):
-            part = await plain.chart(connection, [1], since, since + 120 * SECOND, step)
+            part = await storage.chart(connection, [1], since, since + 120 * SECOND, step)
             assert list(part) == [whole[bucket.at] for bucket in part]
 
-    async def test_rates_by_hand(self, connection: asyncpg.Connection) -> None:
+    async def test_rates_by_hand(self, storage: Storage, connection: asyncpg.Connection) -> None:
         """A first sample has no rate, a reset rises by its new value, a null breaks the pair, a long pause too."""
         counts: list[tuple[int, int | None]] = [
             (0, 1000), (5, 1500), (10, 1500), (15, 40), (20, None), (25, 100), (30, 200), (91, 800), (151, 860),
         ]  # fmt: skip
-        await store(connection, [MetricRow(1, T0 + s * SECOND, None, None, rx, None) for s, rx in counts])
+        await store(storage, connection, [MetricRow(1, T0 + s * SECOND, None, None, rx, None) for s, rx in counts])
 
-        found = await PlainStorage().chart(connection, [1], T0, T0 + 200 * SECOND, 5 * SECOND)
+        found = await storage.chart(connection, [1], T0, T0 + 200 * SECOND, 5 * SECOND)
 
         assert [((b.at - T0) // SECOND, b.rx_per_second) for b in found] == [
             (0, None), (5, 100.0), (10, 0.0), (15, 8.0), (20, None), (25, None), (30, 20.0), (90, None), (150, 1.0),
@@ -139,16 +147,16 @@ class TestChart:
             (1, None, None, None, None, None)
         }
 
-    async def test_counters_of_any_size(self, connection: asyncpg.Connection) -> None:
+    async def test_counters_of_any_size(self, storage: Storage, connection: asyncpg.Connection) -> None:
         """The largest counters neither overflow nor lose a byte that a float can hold."""
         top = 2**63 - 1
         samples = [
             MetricRow(1, T0, 0.0, top, 0, top), MetricRow(1, T0 + SECOND, 1e6, top, top, top),
             MetricRow(2, T0, 0.0, top, 0, 0), MetricRow(2, T0 + SECOND, 1e6, top, top, 1),
         ]  # fmt: skip
-        await store(connection, samples)
+        await store(storage, connection, samples)
 
-        (bucket,) = await PlainStorage().chart(connection, [1, 2], T0, T0 + 10 * SECOND, 10 * SECOND)
+        (bucket,) = await storage.chart(connection, [1, 2], T0, T0 + 10 * SECOND, 10 * SECOND)
 
         assert bucket == ChartBucket(T0, 4, 5e5, 1e6, float(top), top, float(top), 0.5)
 
@@ -157,8 +165,9 @@ class TestLogPages:
     """A container's lines, a page at a time."""
 
     @staticmethod
-    async def fill(connection: asyncpg.Connection, texts: Sequence[str], container: int = 1) -> None:
+    async def fill(storage: Storage, connection: asyncpg.Connection, texts: Sequence[str], container: int = 1) -> None:
         """One line each ten milliseconds, three at each time; stderr every second one."""
+        await storage.make_room(connection, T0, T0 + SECOND)
         await connection.copy_records_to_table(
             "container_log",
             records=[
@@ -168,44 +177,44 @@ class TestLogPages:
         )
 
     async def pages(
-        self, connection: asyncpg.Connection, wanted: LogFilter, lines: int, most_bytes: int = 10**9
+        self, storage: Storage, connection: asyncpg.Connection, wanted: LogFilter, lines: int, most_bytes: int = 10**9
     ) -> list[list[str]]:
         """Every page there is."""
         after, found = (T0, -1), list[list[str]]()
         while True:
-            rows, end = await PlainStorage().page_logs(connection, 1, after, T0 + SECOND, lines, most_bytes, wanted)
+            rows, end = await storage.page_logs(connection, 1, after, T0 + SECOND, lines, most_bytes, wanted)
             if end is None:
                 return found
             found.append([row.text for row in rows])
             assert end > after
             after = end
 
-    async def test_pages_hold_every_line_once(self, connection: asyncpg.Connection) -> None:
+    async def test_pages_hold_every_line_once(self, storage: Storage, connection: asyncpg.Connection) -> None:
         """Whatever the size of the pages, and though lines share a time; those of other containers are left alone."""
         texts = [f"line {i}" for i in range(100)]
-        await self.fill(connection, texts)
-        await self.fill(connection, ["other"] * 100, container=2)
+        await self.fill(storage, connection, texts)
+        await self.fill(storage, connection, ["other"] * 100, container=2)
 
         for lines in (1, 2, 7, 100, 1000):
-            pages = await self.pages(connection, LogFilter(), lines)
+            pages = await self.pages(storage, connection, LogFilter(), lines)
             assert [text for page in pages for text in page] == texts
             assert max(map(len, pages)) <= lines
 
-    async def test_a_page_is_bounded_in_bytes(self, connection: asyncpg.Connection) -> None:
+    async def test_a_page_is_bounded_in_bytes(self, storage: Storage, connection: asyncpg.Connection) -> None:
         """A page ends before the line that starts past the bound; one line larger than all of it comes alone."""
         size = LINE_OVERHEAD_BYTES + 10
-        await self.fill(connection, ["x" * 10] * 4 + ["y" * 5000] + ["z" * 10])
+        await self.fill(storage, connection, ["x" * 10] * 4 + ["y" * 5000] + ["z" * 10])
 
-        assert list(map(len, await self.pages(connection, LogFilter(), 100, 2 * size))) == [2, 2, 1, 1]
-        assert list(map(len, await self.pages(connection, LogFilter(), 100, 2 * size + 1))) == [3, 2, 1]
-        assert list(map(len, await self.pages(connection, LogFilter(), 100, 1))) == [1] * 6
+        assert list(map(len, await self.pages(storage, connection, LogFilter(), 100, 2 * size))) == [2, 2, 1, 1]
+        assert list(map(len, await self.pages(storage, connection, LogFilter(), 100, 2 * size + 1))) == [3, 2, 1]
+        assert list(map(len, await self.pages(storage, connection, LogFilter(), 100, 1))) == [1] * 6
 
-    async def test_what_does_not_match_is_passed_over(self, connection: asyncpg.Connection) -> None:
+    async def test_what_does_not_match_is_passed_over(self, storage: Storage, connection: asyncpg.Connection) -> None:
         """Text is looked for literally, in the case it has; a page without a match still says how far it went."""
-        await self.fill(connection, ["100% sure", "100 sure", "a_b", "axb", "SURE", "back\\slash"])
+        await self.fill(storage, connection, ["100% sure", "100 sure", "a_b", "axb", "SURE", "back\\slash"])
 
         async def found(**wanted: str) -> list[str]:
-            pages = await self.pages(connection, LogFilter(**wanted), 2)  # type: ignore[arg-type]
+            pages = await self.pages(storage, connection, LogFilter(**wanted), 2)  # type: ignore[arg-type]
             assert len(pages) == 3
             return [text for page in pages for text in page]
 
@@ -216,31 +225,32 @@ class TestLogPages:
         assert await found(stream="stderr") == ["100 sure", "axb", "back\\slash"]
         assert await found(stream="stdout", contains="b") == ["a_b"]
 
-    async def test_pruning_one_container(self, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_pruning_one_container(
+        self, storage: Storage, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Lines up to a time go, in as many steps as it takes; the bytes are counted; other containers keep theirs."""
         monkeypatch.setattr(log_table, "_PRUNE_LINES", 7)
-        await self.fill(connection, ["abc"] * 60)
-        await self.fill(connection, ["other"] * 60, container=2)
-        plain = PlainStorage()
+        await self.fill(storage, connection, ["abc"] * 60)
+        await self.fill(storage, connection, ["other"] * 60, container=2)
 
-        removed = await plain.prune_container_logs(connection, 1, T0 + 9 * 10_000)
+        removed = await storage.prune_container_logs(connection, 1, T0 + 9 * 10_000)
 
         assert (removed.lines, removed.bytes) == (30, 30 * (3 + LINE_OVERHEAD_BYTES))
         oldest = await connection.fetch(
             "SELECT container_id, count(*), min(timestamp) FROM container_log GROUP BY container_id ORDER BY container_id"
         )
         assert [tuple(row) for row in oldest] == [(1, 30, to_datetime(T0 + 10 * 10_000)), (2, 60, to_datetime(T0))]
-        assert (await plain.prune_container_logs(connection, 1, T0)).lines == 0
+        assert (await storage.prune_container_logs(connection, 1, T0)).lines == 0
 
-    async def test_bytes_between_times(self, connection: asyncpg.Connection) -> None:
+    async def test_bytes_between_times(self, storage: Storage, connection: asyncpg.Connection) -> None:
         """Each part counts its upper end in, and together they are everything."""
-        await self.fill(connection, ["abc"] * 30)
-        plain, size = PlainStorage(), 3 + LINE_OVERHEAD_BYTES
+        await self.fill(storage, connection, ["abc"] * 30)
+        size = 3 + LINE_OVERHEAD_BYTES
 
         bounds = [T0 + 10_000, T0 + 10_001, T0 + 50_000]
-        assert await plain.container_log_bytes(connection, 1, bounds) == [6 * size, 0, 12 * size, 12 * size]
-        assert await plain.container_log_bytes(connection, 1, []) == [30 * size]
-        assert await plain.container_log_bytes(connection, 2, [T0]) == [0, 0]
+        assert await storage.container_log_bytes(connection, 1, bounds) == [6 * size, 0, 12 * size, 12 * size]
+        assert await storage.container_log_bytes(connection, 1, []) == [30 * size]
+        assert await storage.container_log_bytes(connection, 2, [T0]) == [0, 0]
 
 
 def random_samples(chance: random.Random, container: int) -> list[MetricRow]:
@@ -258,8 +268,10 @@ def random_samples(chance: random.Random, container: int) -> list[MetricRow]:
     return rows
 
 
-async def store(connection: asyncpg.Connection, rows: Sequence[MetricRow]) -> None:
+async def store(storage: Storage, connection: asyncpg.Connection, rows: Sequence[MetricRow]) -> None:
     """Write samples."""
+    if rows:
+        await storage.make_room(connection, min(row.at for row in rows), max(row.at for row in rows))
     await connection.copy_records_to_table(
         "container_metric", records=[(row.container_id, to_datetime(row.at), *row[2:]) for row in rows]
     )
@@ -305,9 +317,3 @@ def compute(rows: Sequence[MetricRow], since: int, until: int, step: int) -> lis
             )
         )  # fmt: skip
     return found
-
-
-def test_an_unknown_strategy_is_refused() -> None:
-    """The error lists those there are."""
-    with pytest.raises(ValueError, match="storage = 'timescale': expected one of plain"):
-        storage("timescale")

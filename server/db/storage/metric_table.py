@@ -1,0 +1,80 @@
+"""Samples in table `container_metric`: what a strategy inherits that keeps them there, as one table or as ranges of it."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+import asyncpg
+
+from server.db.storage.base import CopyTarget, MetricRow, longest_gap_us
+from server.db.storage.cursor import blocks
+from server.db.storage.times import to_datetime, to_micros
+from server.reads import ChartBucket
+from server.rows import METRIC_COLUMNS
+
+METRIC_DDL = """
+    CREATE TABLE container_metric (
+        container_id bigint NOT NULL,
+        timestamp timestamptz NOT NULL,
+        cpu_percent real,
+        memory_bytes bigint,
+        network_rx_bytes bigint,
+        network_tx_bytes bigint,
+        PRIMARY KEY (container_id, timestamp)
+    )
+"""
+METRIC_TYPES = ("bigint", "timestamp with time zone", "real", "bigint", "bigint", "bigint")
+"""Of the columns in their order, as Postgres names them."""
+
+_CHART = """
+    WITH paired AS (
+        SELECT timestamp, cpu_percent, memory_bytes, network_rx_bytes AS rx, network_tx_bytes AS tx,
+               timestamp - lag(timestamp) OVER earlier AS pause,
+               lag(network_rx_bytes) OVER earlier AS rx_before,
+               lag(network_tx_bytes) OVER earlier AS tx_before
+        FROM container_metric
+        WHERE container_id = ANY($1) AND timestamp >= $2::timestamptz - $5::interval AND timestamp < $3
+        WINDOW earlier AS (PARTITION BY container_id ORDER BY timestamp)
+    ), risen AS (
+        SELECT timestamp, cpu_percent, memory_bytes, pause,
+               CASE WHEN pause <= $5 THEN CASE WHEN rx < rx_before THEN rx ELSE rx - rx_before END END AS rx,
+               CASE WHEN pause <= $5 THEN CASE WHEN tx < tx_before THEN tx ELSE tx - tx_before END END AS tx
+        FROM paired WHERE timestamp >= $2
+    )
+    SELECT date_bin($4, timestamp, 'epoch') AS bucket, count(*),
+           avg(cpu_percent), max(cpu_percent), avg(memory_bytes)::float8, max(memory_bytes),
+           sum(rx)::float8 / extract(epoch FROM sum(pause) FILTER (WHERE rx IS NOT NULL))::float8,
+           sum(tx)::float8 / extract(epoch FROM sum(pause) FILTER (WHERE tx IS NOT NULL))::float8
+    FROM risen GROUP BY bucket ORDER BY bucket
+"""
+"""A null on either side of a pair makes its comparison and its difference null: no rate, no seconds."""
+
+
+class MetricTable:
+    """Reads along the primary key (container_id, timestamp)."""
+
+    metrics = CopyTarget("container_metric", METRIC_COLUMNS, METRIC_COLUMNS[:2])
+
+    async def read_metrics(
+        self, connection: asyncpg.Connection, since: int, until: int
+    ) -> AsyncIterator[Sequence[MetricRow]]:
+        """All samples of a time range in blocks, ordered by key."""
+        query = """
+            SELECT container_id, timestamp, cpu_percent, memory_bytes, network_rx_bytes, network_tx_bytes
+            FROM container_metric WHERE timestamp >= $1 AND timestamp < $2 ORDER BY container_id, timestamp
+        """
+        async for block in blocks(connection, query, to_datetime(since), to_datetime(until)):
+            yield [MetricRow(row[0], to_micros(row[1]), row[2], row[3], row[4], row[5]) for row in block]
+
+    async def chart(
+        self, connection: asyncpg.Connection, container_ids: Sequence[int], since: int, until: int, step_us: int
+    ) -> Sequence[ChartBucket]:
+        """Samples of some containers together, by steps of time: one walk along the primary key."""
+        rows = await connection.fetch(
+            _CHART,
+            container_ids,
+            to_datetime(since),
+            to_datetime(until),
+            timedelta(microseconds=step_us),
+            timedelta(microseconds=longest_gap_us(step_us)),
+        )
+        return [ChartBucket(to_micros(row[0]), *row[1:]) for row in map(tuple, rows)]

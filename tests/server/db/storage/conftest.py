@@ -1,0 +1,12 @@
+"""The strategies, each in turn."""
+
+import pytest
+
+from server.db.storage import strategies
+from server.db.storage.base import Storage
+
+
+@pytest.fixture(params=strategies.STRATEGIES)
+def storage(request: pytest.FixtureRequest) -> Storage:
+    """A strategy; a test that asks for it holds for all of them."""
+    return strategies.storage(request.param)
