@@ -1,5 +1,6 @@
 """The arrows between the parts."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_only_strategies_name_their_tables() -> None:
+    """Samples and log lines are read and written through the storage interface: the next strategy keeps them elsewhere."""
+    named = [
+        str(path.relative_to(ROOT))
+        for package in ("server", "loadtests", "simulator")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"\bcontainer_(metric|log)\b", path.read_text()) and "storage" not in path.parts
+    ]
+    assert named == []
 
 
 def test_the_import_contracts_hold() -> None:

@@ -39,7 +39,7 @@ async def measure(
     rows, seconds = 0, 0.0
     for target, pack in ((storage.metrics, _metric), (storage.logs, _log)):
         table = f"raw_{target.table}"
-        await writing.execute(f"CREATE TABLE {table} (LIKE {target.table} INCLUDING ALL)")
+        await writing.execute(f"CREATE TABLE {table} (LIKE {target.table}, PRIMARY KEY ({', '.join(target.key)}))")
         try:
             async for block in _stored(reading, target, most_rows):
                 data = BytesIO(copy_data(sorted(map(pack, block))))

@@ -82,6 +82,18 @@ async def test_a_small_run_passes(tmp_path: Path, postgres_dsn: str) -> None:
     assert left_behind(tmp_path) == []
 
 
+async def test_ranges_of_time_are_verified_and_dropped_under_load(tmp_path: Path, postgres_dsn: str) -> None:
+    """With strategy `partitioned` the same run passes: rows go with their ranges, the ledger is clean, no row is rejected."""
+    text = SCENARIO.replace("[storage]", '[storage]\nstrategy = "partitioned"').replace('"4s"', '"3s"')
+    code, out, err = await run(tmp_path, text, "--database-url", postgres_dsn)
+    made = result(tmp_path)
+
+    assert code == 0, out + err
+    assert made["metrics"]["ledger_verified_fraction"]["statistics"]["value"] >= 0.99
+    assert made["metrics"]["prune_rows_per_second"]["statistics"]["max"] > 0
+    assert made["metrics"]["oldest_row_age_s"]["statistics"]["max"] < 30
+
+
 async def test_a_killed_server_is_started_again_and_nothing_is_lost(tmp_path: Path, postgres_dsn: str) -> None:
     """Kill -9 in mid-run: the runner restarts it, agents resend, the ledger is clean."""
     text = SCENARIO.replace('duration = "6s"', 'duration = "12s"').replace('retention = "4s"', 'retention = "60s"')

@@ -8,6 +8,7 @@ import pytest
 import websockets
 
 from server.db.pool import ReadPool
+from server.db.storage.pace import Pace
 from server.errors import DatabaseDownError
 from server.protocol.identity import container_id
 from tests.support.access import admin, audit
@@ -175,7 +176,7 @@ class TestRetention:
     ) -> None:
         """Samples that cannot be removed in time keep no ticket in its table."""
 
-        async def late(connection: Any, before: int) -> None:
+        async def late(connection: Any, before: int, pace: Pace) -> None:
             await connection.execute("SELECT pg_sleep(30)", timeout=0.1)
 
         monkeypatch.setattr(server.service.storage, "prune", late)
@@ -197,5 +198,5 @@ class TestRetention:
                 await agent.batch(seq)
             await agent.acked(10)
             async with server.service.database.acquire() as connection:
-                pruned = await server.service.storage.prune(connection, 4_000_000_000_000_000)
+                pruned = await server.service.storage.prune(connection, 4_000_000_000_000_000, Pace(1.0))
         assert pruned.metrics == 10

@@ -1,8 +1,8 @@
 """Strategy `partitioned`: native range partitions by time, retention by DROP.
 
 Rows go into the newest ranges, whose index is small enough to stay in memory; a range that is too old goes as a whole, without
-a dead row. The width follows from the rate at which the indexes grow and from shared_buffers (`server.db.storage.ranges`). It is
-judged anew at each interval: ranges that exist stay as they are, new ones continue where the last ends.
+a dead row. The width follows from the rate at which the indexes grow and from shared_buffers (`server.db.storage.ranges`). It
+is judged anew at each interval: ranges that exist stay as they are, new ones continue where the last ends.
 """
 
 from collections.abc import Sequence

@@ -8,6 +8,7 @@ import pytest
 
 from server.auth.principal import MAX_LIFE_SECONDS, User
 from server.db import retention
+from server.db.storage.strategies import STRATEGIES
 from server.errors import DatabaseDownError
 from server.protocol.identity import container_id
 from tests.support.server import RunningServer, container, eventually, line, now_us, running_server
@@ -71,10 +72,11 @@ async def count(dsn: str, query: str) -> int:
         await connection.close()
 
 
-async def test_a_short_window_empties_itself(database: str) -> None:
+@pytest.mark.parametrize("storage", STRATEGIES)
+async def test_a_short_window_empties_itself(database: str, storage: str) -> None:
     """Samples, lines and a container that is gone leave the tables once they are older than the retention."""
     gone = [container(0), container(1, state="removed")]
-    settings: dict[str, Any] = {"retention_seconds": 1.5, "prune_interval_seconds": 0.2}
+    settings: dict[str, Any] = {"storage": storage, "retention_seconds": 1.5, "prune_interval_seconds": 0.2}
     async with running_server(database, **settings) as server, server.agent(containers=gone) as agent:
         await agent.batch(1, logs=[line("x", now_us())], metrics=[{"ref": 0, "cpu": 1.0}])
         await agent.acked(1)

@@ -4,17 +4,25 @@ import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from fractions import Fraction
+from types import SimpleNamespace
+from typing import get_args
 
 import asyncpg
 import pytest
 
+from server.db import migrate
 from server.db.storage import log_table
 from server.db.storage.base import MetricRow, Storage, Window, longest_gap_us
 from server.db.storage.pace import Pace
+from server.db.storage.strategies import STRATEGIES
+from server.db.storage.strategies import storage as strategy
 from server.db.storage.times import to_datetime
+from server.errors import StartupError
 from server.protocol.canonical import float32
 from server.reads import ChartBucket, LogFilter
 from server.rows import LINE_OVERHEAD_BYTES
+from server.settings import Settings
+from simulator.scenario_format import STRATEGIES as SCENARIO_STRATEGIES
 
 T0 = 1_800_000_000_000_000
 SECOND = 1_000_000
@@ -317,3 +325,113 @@ def compute(rows: Sequence[MetricRow], since: int, until: int, step: int) -> lis
             )
         )  # fmt: skip
     return found
+
+
+class TestOwnership:
+    """A strategy works on what is its own, and says what is in its way."""
+
+    async def test_it_is_created_once(self, storage: Storage, connection: asyncpg.Connection) -> None:
+        """A second start changes nothing and loses no row."""
+        await fill(storage, connection, containers=2, times=2)
+        await storage.create(connection)
+
+        assert await connection.fetchval("SELECT count(*) FROM container_metric") == 4
+
+    async def test_another_strategys_database_is_refused(self, storage: Storage, database: str) -> None:
+        """The error names both strategies and what to set; every row stays."""
+        (other,) = (name for name in STRATEGIES if name != storage.name)
+        opened = await asyncpg.connect(database)
+        await migrate.apply(opened, strategy(other))
+        await fill(strategy(other), opened, containers=1, times=1)
+        with pytest.raises(
+            StartupError, match=f"'{storage.name}'.*kept by strategy '{other}'.*SEATRIAL_STORAGE={other}"
+        ):
+            await migrate.apply(opened, storage)
+
+        assert await opened.fetchval("SELECT count(*) FROM container_metric") == 1
+        await opened.close()
+
+    @pytest.mark.parametrize(
+        ("statement", "words"),
+        [
+            ("CREATE TABLE container_metric (id int)", "container_metric .*: expected .*It is not ours"),
+            ("CREATE VIEW container_log AS SELECT 1", "container_log is a view: expected a"),
+        ],
+    )
+    async def test_somebody_elses_table_is_left_alone(
+        self, storage: Storage, database: str, statement: str, words: str
+    ) -> None:
+        """One of our name that is not ours ends the start, stays, and leaves the database unclaimed."""
+        opened = await asyncpg.connect(database)
+        await opened.execute(statement)
+        with pytest.raises(StartupError, match=words):
+            await migrate.apply(opened, storage)
+
+        name = statement.split()[2]
+        assert await opened.fetchval("SELECT to_regclass($1)", name) is not None
+        assert await opened.fetchval("SELECT count(*) FROM storage_strategy") == 0
+        await opened.close()
+
+    @pytest.mark.parametrize(
+        ("statement", "words"),
+        [
+            ("REVOKE CREATE ON SCHEMA public FROM {role}", "'{role}' may create no tables in schema 'public'.*GRANT CREATE"),
+            ("REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC", "role '{role}' may create no temporary .*GRANT TEMPORARY"),
+            ("ALTER TABLE container_log OWNER TO CURRENT_USER", "container_log belongs to role .*: expected '{role}'"),
+        ],
+    )  # fmt: skip
+    async def test_missing_rights_are_named(self, storage: Storage, database: str, statement: str, words: str) -> None:
+        """A role that may not do what is needed is told which right it lacks."""
+        name = database.rpartition("/")[2]
+        role = f"guest_{name}"
+        opened = await asyncpg.connect(database)
+        await opened.execute(f"CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}; SET ROLE {role}")
+        try:
+            await migrate.apply(opened, storage)
+            await opened.execute("RESET ROLE")
+            await opened.execute(statement.format(role=role, database=name))
+            await opened.execute(f"SET ROLE {role}")
+            with pytest.raises(StartupError, match=words.format(role=role)):
+                await migrate.apply(opened, storage)
+        finally:
+            await opened.execute(f"RESET ROLE; DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+            await opened.close()
+
+    async def test_a_role_that_may_nothing_is_told(self, storage: Storage, database: str) -> None:
+        """Where not even the fixed tables can be made, the error names the role."""
+        role = f"nobody_{database.rpartition('/')[2]}"
+        opened = await asyncpg.connect(database)
+        await opened.execute(f"CREATE ROLE {role}; SET ROLE {role}")
+        try:
+            with pytest.raises(StartupError, match=f"role '{role}': permission denied for schema public"):
+                await migrate.apply(opened, storage)
+        finally:
+            await opened.execute(f"RESET ROLE; DROP ROLE {role}")
+            await opened.close()
+
+
+def test_an_unknown_strategy_is_refused() -> None:
+    """The error lists those there are."""
+    with pytest.raises(ValueError, match="storage = 'timescale': expected one of plain, partitioned"):
+        strategy("timescale")
+
+
+def test_settings_and_scenarios_know_every_strategy() -> None:
+    """What the code has can be chosen everywhere, and nothing else."""
+    assert set(STRATEGIES) == set(get_args(Settings.model_fields["storage"].annotation)) == set(SCENARIO_STRATEGIES)
+
+
+async def test_a_pace_rests_as_long_as_its_share_demands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a fifth of the time a step of one second is followed by four of rest; at all of it by none."""
+    clock, rests = iter([10.0, 11.0, 20.0, 21.0]), []
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+
+    monkeypatch.setattr("server.db.storage.pace.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("server.db.storage.pace.asyncio", SimpleNamespace(sleep=sleep))
+    for duty in (0.2, 1.0):
+        async with Pace(duty).step():
+            pass
+
+    assert rests == [pytest.approx(4.0), 0.0]
