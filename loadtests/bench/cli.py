@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -68,6 +68,40 @@ def bench_ingest(
         postgres=_postgres(postgres, database_url), server=_server(server), pins=_pins(pin),
     )  # fmt: skip
     _perform(lambda directory: run(options, directory, find_limit=find_limit), json_file, keep)
+
+
+@app.command("storage")
+def bench_storage(
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="A storage strategy, any number of times. Default: all there are.")
+    ] = None,
+    containers: Annotated[int, typer.Option(min=1, max=1_000_000, help="A sample of each a second.")] = 20_000,
+    window: Annotated[int, typer.Option(min=10, max=86_400, help="Seconds that a row is kept; a multiple of 10.")] = 60,
+    shared_buffers: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of the private Postgres: 128MB.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the containers' ids.")] = 1,
+    database_url: DatabaseUrl = None,
+    postgres: PostgresSettings = None,
+    json_file: JsonFile = None,
+    keep: Keep = None,
+) -> None:
+    """The same samples into each strategy, empty and with a full window that is pruned, beside raw COPY."""
+    from loadtests.bench.storage import INTERVALS, Options, run
+    from server.db.storage.strategies import STRATEGIES
+
+    chosen = tuple(strategy or STRATEGIES)
+    for name in chosen:
+        if name not in STRATEGIES:
+            _wrong(f"--strategy {name}: expected one of {', '.join(STRATEGIES)}")
+    if window % INTERVALS:
+        _wrong(f"--window {window}: expected a multiple of {INTERVALS}, as it is pruned so many times")
+    memory = [] if shared_buffers is None else [f"shared_buffers={shared_buffers}"]
+    options = Options(
+        strategies=chosen, containers=containers, window_seconds=window, seed=seed, database_url=database_url,
+        postgres=_postgres(memory + (postgres or []), database_url),
+    )  # fmt: skip
+    _perform(lambda directory: run(options, directory), json_file, keep)
 
 
 @app.command("message")
@@ -152,8 +186,12 @@ def bench_actions(
 
 def _at_most(option: str, value: int, most: int, why: str) -> None:
     if value > most:
-        typer.echo(f"{option} {value}: expected at most {most}, which is {why}", err=True)
-        raise typer.Exit(_USAGE)
+        _wrong(f"{option} {value}: expected at most {most}, which is {why}")
+
+
+def _wrong(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(_USAGE)
 
 
 def _pins(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
@@ -192,6 +230,7 @@ def _perform(work: "Callable[[Path], Coroutine[Any, Any, Report]]", json_file: P
     from loadtests.bench.figures import show, write
     from loadtests.children import ChildError
     from loadtests.stage import StageError
+    from server.errors import StartupError
 
     with tempfile.TemporaryDirectory(prefix="seatrial-bench-") as temporary:
         directory = Path(temporary)
@@ -204,7 +243,7 @@ def _perform(work: "Callable[[Path], Coroutine[Any, Any, Report]]", json_file: P
             directory = keep
         try:
             report = asyncio.run(work(directory))
-        except (StageError, ChildError, AuditCheckError) as error:
+        except (StageError, ChildError, AuditCheckError, StartupError) as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(_ENVIRONMENT) from None
         show(report)
