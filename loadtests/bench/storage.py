@@ -92,20 +92,24 @@ async def run(options: Options, directory: Path) -> Report:
         StageError: there is no Postgres to be had.
         StartupError: a strategy cannot work there.
     """
-    figures: list[Figure] = []
-    raw = Work()
+    raw, indexed = Work(), Work()
     async with _connection(options, directory) as (connection, postgres):
-        target = replace(strategy("plain").metrics, table="raw_copy")
         await strategy("plain").create(connection)
-        await connection.execute(
-            f"CREATE TABLE raw_copy (LIKE {strategy('plain').metrics.table}, PRIMARY KEY ({', '.join(target.key)}))"
-        )
-        samples, step = Samples(options), options.window_seconds // INTERVALS
-        await _insert(connection, target, samples, Work(), 0, step)  # the first pages of a fresh Postgres are slower
-        await _insert(connection, target, samples, raw, step, RAW_INTERVALS * step)
-    figures.append(
-        Figure(name="raw_copy", value=raw.rows_per_second, unit="rows/s", note=f"{raw.rows:,} rows, empty table")
-    )
+        like = strategy("plain").metrics
+        samples, seconds = Samples(options), RAW_INTERVALS * options.window_seconds // INTERVALS
+        key = f", PRIMARY KEY ({', '.join(like.key)})"
+        for table, also, work in (
+            ("raw_first", key, Work()),  # the first pages of a fresh Postgres are slower
+            ("raw_copy", key, raw),
+            ("raw_time_index", " INCLUDING INDEXES", indexed),
+        ):
+            await connection.execute(f"CREATE TABLE {table} (LIKE {like.table}{also})")
+            await _insert(connection, replace(like, table=table), samples, work, 0, seconds)
+    figures = [
+        Figure(name="raw_copy", value=raw.rows_per_second, unit="rows/s", note=f"{raw.rows:,} rows, empty table"),
+        Figure(name="raw_copy_time_index", value=indexed.rows_per_second, unit="rows/s",
+               note="the same with the index over the time that plain has"),
+    ]  # fmt: skip
     for name in options.strategies:
         async with _connection(options, directory) as (connection, postgres):
             figures += await _strategy(options, name, connection, raw)

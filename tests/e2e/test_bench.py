@@ -108,3 +108,15 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         "--topics 5: expected at most 4"
         in bench("actions", "--agents", "2", "--containers", "3", "--topics", "5").stderr
     )
+
+
+def test_storage_strategies_stand_beside_raw_copy(tmp_path: Path) -> None:
+    """Each strategy takes the same rows, prunes as many, and every figure is there."""
+    done = bench("storage", "--containers", "200", "--window", "20", "--json", str(tmp_path / "out.json"))
+
+    assert done.returncode == 0, done.stderr
+    found = figures(tmp_path / "out.json")
+    assert [name for name, value in found.items() if not value] == []
+    assert {"raw_copy", "plain_prune_by_containers", "plain_full_to_raw", "partitioned_full_to_raw"} <= set(found)
+    assert "--strategy tape: expected one of plain" in bench("storage", "--strategy", "tape").stderr
+    assert "--window 25: expected a multiple of 10" in bench("storage", "--window", "25").stderr

@@ -162,12 +162,12 @@ async def _oldest_at(connection: asyncpg.Connection, known: Sequence[Part]) -> i
 async def _count(connection: asyncpg.Connection, name: str) -> int:
     """The rows of a range: counted while that is cheap, else as the statistics collector knows them."""
     row = await connection.fetchrow(
-        "SELECT pg_relation_size(oid) AS bytes, pg_stat_get_live_tuples(oid) AS live FROM pg_class"
-        " WHERE oid = to_regclass($1)",
+        "SELECT pg_relation_size(oid) AS bytes, pg_stat_get_tuples_inserted(oid) - pg_stat_get_tuples_deleted(oid) AS rows"
+        " FROM pg_class WHERE oid = to_regclass($1)",
         name,
     )
     if row is None:
         return 0
     if row["bytes"] > _COUNTED_BYTES:
-        return int(row["live"])
+        return int(row["rows"])
     return int(await connection.fetchval(f"SELECT count(*) FROM {name}"))  # noqa: S608 - our own name
