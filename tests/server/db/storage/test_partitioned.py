@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from typing import Any
 
 import asyncpg
 import pytest
 
+from server.agents import now_us
 from server.db.storage import partitions
 from server.db.storage.base import Window
 from server.db.storage.pace import Pace
@@ -15,6 +17,9 @@ from server.db.storage.partitions import parts
 from server.db.storage.ranges import Range
 from server.db.storage.times import to_datetime
 from server.errors import StartupError
+from server.protocol.messages import Metric
+from tests.support.core import container, hello
+from tests.support.lanes import rig
 from tests.support.sockets import DEADLINE_SECONDS
 
 SECOND = 1_000_000
@@ -277,18 +282,42 @@ class TestDropping:
         assert (await storage.prune(connection, T0 + 600 * SECOND, UNPACED)).metrics == 1
 
 
-async def test_plans_read_only_the_ranges_of_their_time(connection: asyncpg.Connection) -> None:
-    """A chart of a quarter of an hour, and a merge's comparison, look at the ranges they need and no other."""
+async def looked_at(connection: asyncpg.Connection, query: str, *args: object) -> set[str]:
+    """The ranges that a query's plan has."""
+    plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {query}", *args))
+    return {part.name for part in await parts(connection, TABLES[0]) if f"on {part.name} " in plan}
+
+
+async def test_a_chart_looks_only_at_the_ranges_of_its_time(connection: asyncpg.Connection) -> None:
+    """Of ten hours a quarter of an hour is in two ranges."""
     storage = PartitionedStorage()
     await storage.prepare(connection, window(T0))
     await storage.make_room(connection, T0, T0 + 10 * HOUR)
-    await connection.execute("CREATE TEMP TABLE incoming (LIKE container_metric)")
-    for query in (
-        "SELECT * FROM container_metric WHERE container_id = ANY('{1,2}') AND timestamp >= $1 AND timestamp < $2",
-        "SELECT * FROM incoming JOIN container_metric t USING (container_id, timestamp) WHERE t.timestamp BETWEEN $1 AND $2",
-    ):
-        plan = await connection.fetch(f"EXPLAIN {query}", to_datetime(T0 + HOUR), to_datetime(T0 + HOUR + 900 * SECOND))
-        text = "\n".join(row[0] for row in plan)
-        assert {name for name in await tables(connection) if f"on {name} " in text} - {"container_metric", "incoming"} == {
-            "container_metric_20270115_090000", "container_metric_20270115_091000",
-        }  # fmt: skip
+    query = "SELECT * FROM container_metric WHERE container_id = ANY($1) AND timestamp >= $2 AND timestamp < $3"
+
+    found = await looked_at(connection, query, [1, 2], to_datetime(T0 + HOUR), to_datetime(T0 + HOUR + 900 * SECOND))
+
+    assert found == {"container_metric_20270115_090000", "container_metric_20270115_091000"}
+
+
+async def test_a_merge_looks_only_at_the_ranges_of_its_rows(database: str, connection: asyncpg.Connection) -> None:
+    """Rows that may be stored already are compared with those of their time, not with a day of them."""
+    storage = PartitionedStorage()
+    now = now_us()
+    await storage.prepare(connection, window(now))
+    await storage.make_room(connection, now - 10 * HOUR, now)
+    asked: list[tuple[str, tuple[object, ...]]] = []
+
+    class Overheard(asyncpg.Connection):
+        async def fetch(self, query: str, *args: object, **options: Any) -> Any:
+            asked.append((query, args))
+            return await super().fetch(query, *args, **options)
+
+    async with rig(database, storage=storage, connection_class=Overheard) as lane:
+        agent = lane.agent(greeting=hello(container(), connection=2, next_seq=2))
+        agent.batch(Metric(ref=0, mem=1), seq=1)
+        await agent.socket.acked(1)
+
+    await connection.execute("CREATE TEMP TABLE incoming_container_metric (LIKE container_metric, ord bigserial)")
+    [(query, args)] = [(query, args) for query, args in asked if "container_metric t" in query]
+    assert len(await looked_at(connection, query, *args)) == 1
