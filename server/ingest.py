@@ -19,7 +19,7 @@ from server.protocol.close_codes import CloseCode
 from server.protocol.codec import BadRow, Decoded
 from server.protocol.error_codes import ErrorCode, RejectReason
 from server.protocol.messages import About, Batch, Log, LogLine, Pulse, Rejected
-from server.rows import LINE_OVERHEAD_BYTES, ROW_OVERHEAD_BYTES, pack_log, pack_metric, pack_time
+from server.rows import LINE_OVERHEAD_BYTES, METRIC_ROW_BYTES, ROW_OVERHEAD_BYTES, pack_log, pack_metric, pack_time
 from server.windows import Budget, Windows
 
 BATCH_OVERHEAD_BYTES = 600
@@ -136,10 +136,11 @@ class Ingest:
 
     def _take(self, session: Session, pending: PendingBatch) -> None:
         """Count a batch in, and give it to its lane."""
-        rows = pending.metric_rows + pending.log_rows
+        logs = pending.log_rows
         pending.memory_bytes = (
-            sum(map(len, rows))
-            + len(rows) * ROW_OVERHEAD_BYTES
+            len(pending.metric_rows) * (METRIC_ROW_BYTES + ROW_OVERHEAD_BYTES)
+            + sum(map(len, logs))
+            + len(logs) * ROW_OVERHEAD_BYTES
             + len(pending.rejected) * REJECTED_BYTES
             + BATCH_OVERHEAD_BYTES
         )
@@ -224,6 +225,7 @@ class Ingest:
         watched = self._live.watches_samples(record)
         newest: list[TrackedContainer] = []
         rows = pending.metric_rows
+        pack = rows.append
         refused: list[int] = []
         batch_at, replay = batch.at, pending.replay
         batch_time = pack_time(batch_at)
@@ -241,11 +243,12 @@ class Ingest:
                     Rejected(seq=batch.seq, row=row, reason=reason, ref=metric.ref, at=at, detail=detail)
                 )
                 continue
-            container.last_at = max(container.last_at, at)
+            if at > container.last_at:  # noqa: PLR1730 - max() is a call, and this is the innermost loop
+                container.last_at = at
             if at <= container.floor_at:
                 pending.replay = replay = True
             time = batch_time if at == batch_at else pack_time(at)
-            rows.append(pack_metric(container.head, time, metric.cpu, metric.mem, metric.rx, metric.tx))
+            pack(pack_metric(container.head, time, metric.cpu, metric.mem, metric.rx, metric.tx))
             if at > container.live_at:
                 container.live_at = at
                 container.newest = metric

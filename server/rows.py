@@ -32,6 +32,9 @@ _STREAM_NUMBER = {name: number for number, name in enumerate(STREAMS)}
 LINE_OVERHEAD_BYTES: Final = 150
 """What a log line costs beside its text, on the wire to a browser and in memory, about."""
 
+METRIC_ROW_BYTES: Final = 66
+"""A packed sample without nulls."""
+
 ROW_OVERHEAD_BYTES: Final = 41
 """A bytes object and its place in a list, beside its content: what a row costs the memory budget."""
 
@@ -69,8 +72,10 @@ def pack_time(at: int) -> bytes:
 
 def pack_metric(head: bytes, time: bytes, cpu: float | None, mem: int | None, rx: int | None, tx: int | None) -> bytes:
     """A sample; `head` from `metric_head`, `time` from `pack_time`."""
-    if cpu is not None and mem is not None and rx is not None and tx is not None:
+    try:
         return _METRIC_FULL(head, time, _FOUR, cpu, _EIGHT, mem, _EIGHT, rx, _EIGHT, tx)
+    except struct.error:  # one of them is null, which costs nothing where none is
+        pass
     mask = 0
     values: list[bytes | float] = []
     for bit, (length, value) in enumerate(((_FOUR, cpu), (_EIGHT, mem), (_EIGHT, rx), (_EIGHT, tx))):

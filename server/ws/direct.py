@@ -22,6 +22,9 @@ from server.ws.guard import GuardedWebSocket
 _WHOLE_TEXT: Final = 0x81
 """First byte of a text frame that is a message of its own, without extensions."""
 _MASKED: Final = 0x80
+_MASKED_MEDIUM: Final = 0x80 | 126
+"""Second byte of a client's frame whose payload takes two bytes to tell its length."""
+_MEDIUM_HEAD_BYTES: Final = 8
 _NO_CODE: Final = 1005
 _HEAD_BYTES: Final = 14
 """Longest head of a client's frame: two bytes, eight of length, four of mask."""
@@ -134,7 +137,11 @@ class DirectWebSocket(GuardedWebSocket):
     def _read(self, data: bytes) -> None:
         start, end = 0, len(data)
         while start < end:
-            body, stop = _frame_at(data, start)
+            if end - start > _MEDIUM_HEAD_BYTES and data[start + 1] == _MASKED_MEDIUM:  # what a batch nearly always is
+                body = start + _MEDIUM_HEAD_BYTES
+                stop = body + (data[start + 2] << 8 | data[start + 3])
+            else:
+                body, stop = _frame_at(data, start)
             if stop > end:
                 self._keep(data[start:], stop - start)
                 return
