@@ -72,9 +72,9 @@ class Agent:
     """
 
     __slots__ = (
-        "_backoff", "_connection", "_deadline", "_dialled_at", "_dialling", "_drain_seconds", "_heard_at", "_heartbeat",
-        "_host", "_left", "_link", "_log_text_bytes", "_old", "_opened_at", "_orders", "_redial", "_services",
-        "_unreadable", "_welcomed", "delivery", "epoch_id", "offset",
+        "_backoff", "_connection", "_deadline", "_dialled_at", "_dialling", "_drain_seconds", "_following", "_heard_at",
+        "_heartbeat", "_host", "_left", "_link", "_log_text_bytes", "_old", "_opened_at", "_orders", "_redial",
+        "_services", "_unreadable", "_welcomed", "delivery", "epoch_id", "offset",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +92,7 @@ class Agent:
         self._connection = self._unreadable = 0
         self._dialled_at = self._opened_at = self._heard_at = 0
         self._heartbeat = 0.0
+        self._following: list[int] = []
         self._drain_seconds: float | None = None
         self._redial: Timer | None = None
         self._deadline: Timer | None = None
@@ -124,6 +125,11 @@ class Agent:
 
     def tick(self, tick: int) -> None:
         """Produce the batch of a tick; while it cannot be sent, its samples go as a pulse."""
+        turned = self._host.lives.turned(max(0, self.delivery.tick), tick)
+        if turned and self._link is not None:
+            # The server must know a new container before the first batch that mentions it.
+            self._orders.changed.update(turned)
+            self._tell(tick - 1)
         unsent = self.delivery.produce(tick)
         link = self._link
         if link is None or not self._welcomed:
@@ -269,6 +275,7 @@ class Agent:
                 link.close(_PROTOCOL_ERROR, "too many unreadable frames")
             return
         if isinstance(message, Ack):  # by far the commonest
+            self._tell()
             if not self.delivery.ack(message, self._heard_at):
                 link.close(_PROTOCOL_ERROR, "ack of what was never sent")
         elif isinstance(message, Action):
@@ -281,6 +288,7 @@ class Agent:
             case Welcome():
                 self._on_welcome(link, message)
             case WindowUpdate():
+                self._tell()
                 self.delivery.window(Window(batches=message.batches, bytes=message.bytes))
             case ResultAck():
                 self._orders.acknowledged(message.action_id)
@@ -339,14 +347,22 @@ class Agent:
 
     # ------------------------------------------------------------ what the agent says
 
-    def _tell(self) -> None:
-        """Say what the server does not know: results, and containers that changed. What a full link cannot take waits."""
+    def _tell(self, tick: int | None = None) -> None:
+        """Say what the server does not know: containers that changed, and results. What a full link cannot take waits.
+
+        Args:
+            tick: after which the containers are told of; None: the last one produced.
+        """
         link, orders = self._link, self._orders
         if link is None or not self._welcomed:
             return
         while orders.changed and not link.full:
-            upserts = (self._host.container(orders.changed.pop(), self.delivery.tick),)
-            link.send(encode(Inventory(at=self._services.now_us(), upserts=upserts)))
+            refs = sorted(orders.changed)[:CONTAINERS_PER_FRAME]
+            orders.changed.difference_update(refs)
+            told = self._host.inventory(refs, self.delivery.tick if tick is None else tick)
+            upserts = tuple(container for container in told if container.state != "removed")
+            removed = tuple(container.ref for container in told if container.state == "removed")
+            link.send(encode(Inventory(at=self._services.now_us(), upserts=upserts, removed=removed)))
         while orders.untold and not link.full:
             report = orders.result(orders.untold.pop())
             if report is not None:
@@ -363,6 +379,8 @@ class Agent:
 
     def _hello(self) -> Hello:
         host, delivery = self._host, self.delivery
+        refs = host.lives.refs(delivery.oldest_tick, delivery.tick + 1)
+        self._following = refs[CONTAINERS_PER_FRAME:]
         return Hello(
             protocol=PROTOCOL_VERSION,
             epoch=self.epoch_id,
@@ -373,22 +391,21 @@ class Agent:
             agent_version=AGENT_VERSION,
             hostname=host.hostname,
             cores=host.cores,
-            containers=self._containers(0),
-            containers_follow=host.containers > CONTAINERS_PER_FRAME,
+            containers=self._containers(refs[:CONTAINERS_PER_FRAME]),
+            containers_follow=bool(self._following),
             unacknowledged_results=self._orders.retell(),
         )
 
     def _send_other_containers(self, link: Link) -> None:
         """The containers that did not fit into `hello`."""
-        total = self._host.containers
-        for start in range(CONTAINERS_PER_FRAME, total, CONTAINERS_PER_FRAME):
+        refs, self._following = self._following, []
+        for start in range(0, len(refs), CONTAINERS_PER_FRAME):
             part = Inventory(
                 at=self._services.now_us(),
-                upserts=self._containers(start),
-                snapshot="last" if start + CONTAINERS_PER_FRAME >= total else "part",
+                upserts=self._containers(refs[start : start + CONTAINERS_PER_FRAME]),
+                snapshot="last" if start + CONTAINERS_PER_FRAME >= len(refs) else "part",
             )
             link.send(encode(part))
 
-    def _containers(self, start: int) -> tuple[Container, ...]:
-        refs = range(start, min(start + CONTAINERS_PER_FRAME, self._host.containers))
-        return tuple(self._host.container(ref, self.delivery.tick) for ref in refs)
+    def _containers(self, refs: list[int]) -> tuple[Container, ...]:
+        return tuple(self._host.inventory(refs, self.delivery.tick))

@@ -59,6 +59,11 @@ class Delivery:
         return self._spool.first
 
     @property
+    def oldest_tick(self) -> int:
+        """Tick of the lowest seq held; the next one to come when none is."""
+        return self._spool.tick_of(self._spool.first) if self._spool else self.tick + 1
+
+    @property
     def next_seq(self) -> int:
         """Seq of the next batch never sent before."""
         return self._spool.next_seq

@@ -42,10 +42,23 @@ class ExpectedLog(NamedTuple):
     truncated: bool
 
 
+class _Keys(dict[int, int]):
+    """The key of a host's container by its ref, made when it is asked for: re-created containers have ever new refs."""
+
+    def __init__(self, org: str, fake: FakeHost) -> None:
+        super().__init__()
+        self._org, self._fake = org, fake
+        for ref in range(fake.containers):
+            self[ref]
+
+    def __missing__(self, ref: int) -> int:
+        key = self[ref] = container_id(self._org, self._fake.host_id, self._fake.docker_id(ref))
+        return key
+
+
 class _Host(NamedTuple):
     fake: FakeHost
-    ids: tuple[int, ...]
-    """The container's key by its ref."""
+    ids: _Keys
 
 
 class ExpectedRows:
@@ -112,11 +125,11 @@ class ExpectedRows:
         return rows
 
     def container(self, container: int) -> tuple[int, int] | None:
-        """(agent, ref) of a container's key; None: no container of this fleet."""
+        """(agent, ref) of a container's key; None: no container of this fleet, or one that was not asked for so far."""
         for agent in self._agents():
-            ids = self._host(agent).ids
-            if container in ids:
-                return agent, ids.index(container)
+            for ref, key in self._host(agent).ids.items():
+                if key == container:
+                    return agent, ref
         return None
 
     def _agents(self) -> range:
@@ -163,9 +176,10 @@ def _build(header: Header, agent: int, lines: LogLines, names: Names) -> _Host:
         interval_us=header.interval_us,
         lines=lines,
         names=names,
+        profiles=header.profiles,
+        churn_ticks=header.churn_ticks,
     )
-    ids = tuple(container_id(header.org, fake.host_id, fake.docker_id(ref)) for ref in range(header.containers))
-    return _Host(fake, ids)
+    return _Host(fake, _Keys(header.org, fake))
 
 
 def _with_samples(

@@ -180,6 +180,9 @@ class Fleet:
                 interval_us=plan.interval_us,
                 lines=lines,
                 names=names,
+                profiles=plan.profiles,
+                churn_ticks=plan.churn_ticks,
+                troubled_commands=plan.troubled_commands,
             )
             for number in range(plan.first_agent, plan.first_agent + plan.agents)
         ]
@@ -208,6 +211,8 @@ class Fleet:
             log_lines=plan.log_lines,
             interval_us=plan.interval_us,
             t0_us=self.t0_us,
+            profiles=dict(plan.profiles),
+            churn_ticks=plan.churn_ticks,
             pool_digest=digest,
         )
 

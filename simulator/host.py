@@ -1,39 +1,42 @@
 """A simulated Docker host: its containers, and every row of every tick, as a function of the seed and its inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from server.protocol.messages import Container, ContainerState, Log, Metric
+from server.protocol.messages import Container, Log, Metric
+from simulator.lives import Input, InputKind, Lives
 from simulator.loglines import LogLines
 from simulator.names import Names
+from simulator.profiles import DEFAULT_MIX, PROFILES, Character, ContainerSignals, Profile, Shares, character_of
 from simulator.signal_blocks import BLOCK_SAMPLES, SignalBlock
-from simulator.signals import Character, ContainerSignals, character_of, key_of, mix, noise
+from simulator.signals import key_of, noise
 
-InputKind = Literal["start", "stop", "restart"]
+__all__ = ["FakeHost", "Input", "InputKind", "command_seconds", "host_id", "share_blocks"]
 
 _SHARED_AT_US = 1000
 """Lines of a tick lie at most this far apart, two by two at the same microsecond."""
 
 
-class Input(NamedTuple):
-    """Something that the seed does not hold: a command that was carried out after `tick` and before the next."""
-
-    tick: int
-    ref: int
-    kind: InputKind
-
-
-class _Phase(NamedTuple):
-    """A stretch of a container's life."""
-
-    first_tick: int
-    running: bool
+_REFUSALS = (
+    "driver failed programming external connectivity: Bind for 0.0.0.0:8080 failed: port is already allocated",
+    "OCI runtime create failed: unable to start container process: no such file or directory",
+    "cannot stop container: tried to kill container, but did not receive an exit event",
+    "removal of container is already in progress",
+)
+"""What Docker says."""
+_LONGEST_STOP_MS = 10_000
+"""What ignores SIGTERM is killed after that."""
+_LOOPING = frozenset({PROFILES.index(Profile.LEAKING), PROFILES.index(Profile.CRASH_LOOPING)})
 
 
-_ALWAYS = (_Phase(0, running=True),)
+class Handling(NamedTuple):
+    """How a host handles a command."""
+
+    seconds: float
+    """How long it takes."""
+    refusal: str
+    """Why Docker refuses it in the end; empty: it does not."""
 
 
 class FakeHost:
@@ -42,24 +45,28 @@ class FakeHost:
     Args:
         seed: of the run.
         agent: number of the host, from 1.
-        containers: how many, at least 1.
+        containers: how many at any time, at least 1.
         log_lines: lines per tick over the whole host.
         t0_us: Unix microseconds of tick 0, before the host's phase.
         interval_us: microseconds between two ticks.
         lines: the pool of log lines of the same seed.
         names: the names of the same seed.
+        profiles: weights of what its containers do, checked.
+        churn_ticks: each container is re-created once in so many ticks, at least `lives.MIN_CHURN_TICKS`; 0: never.
+        troubled_commands: share of the commands, 0 to 1, that it carries out late or refuses; decided by seed and action id.
 
     Attributes:
         agent: number of the host.
         host_id: `host-00001`.
         machine_id: 32 hexadecimal digits, stable for (seed, agent).
+        lives: when its containers run.
         t0_us: as given; a fleet sets it when all its hosts are built.
         phase_us: how long after t0 its first tick lies, in [0, interval_us).
     """
 
     __slots__ = (
-        "_block", "_key", "_lifes", "_line_key", "_lines", "_log_lines", "_names", "_place", "_ref_key", "_seed",
-        "agent", "containers", "cores", "host_id", "hostname", "interval_us", "machine_id", "phase_us",
+        "_block", "_key", "_line_key", "_lines", "_log_lines", "_names", "_place", "_profiles", "_ref_key", "_seed",
+        "_troubled", "agent", "containers", "cores", "host_id", "hostname", "interval_us", "lives", "machine_id", "phase_us",
         "t0_us",
     )  # fmt: skip
 
@@ -74,6 +81,9 @@ class FakeHost:
         interval_us: int,
         lines: LogLines,
         names: Names,
+        profiles: Mapping[str, int] = DEFAULT_MIX,
+        churn_ticks: int = 0,
+        troubled_commands: float = 0.0,
     ) -> None:
         self._seed = seed
         self._key = key = key_of(seed, agent)
@@ -88,9 +98,16 @@ class FakeHost:
         self.cores = 2 << noise(key, 4) % 5
         self.containers = containers
         self.phase_us = noise(key, 5) % interval_us
+        self._profiles = Shares(profiles).of_host(key, containers)
+        self._troubled = round(troubled_commands * (1 << 20))
         self._block: SignalBlock | None = None
         self._place = 0
-        self._lifes: dict[int, tuple[_Phase, ...]] = {}
+        loops = {
+            place: loop
+            for place, number in enumerate(self._profiles)
+            if number in _LOOPING and (loop := self._character(place).loop) is not None
+        }
+        self.lives = Lives(key, containers, churn_ticks, loops)
 
     def at(self, tick: int) -> int:
         """When a tick is due, in Unix microseconds."""
@@ -101,42 +118,54 @@ class FakeHost:
         return max(0, -((self.t0_us + self.phase_us - at_us) // self.interval_us))
 
     def docker_id(self, ref: int) -> str:
-        """The container's Docker id, 64 hexadecimal digits; another one for each host and seed."""
+        """The container's Docker id, 64 hexadecimal digits; another one for each host, seed and re-creation."""
         return sha256(f"container/{self.machine_id}/{ref}".encode()).hexdigest()
+
+    def profile(self, place: int) -> Profile:
+        """What the containers at a place of the host do; see `Lives` for places."""
+        return PROFILES[self._profiles[place]]
 
     def container(self, ref: int, tick: int) -> Container:
         """A container as the host reports it after `tick`."""
-        service, image = self._names.service(self._key, ref)
-        project = self._names.project(self._key)
-        number = ref // 10 + 1
-        state: ContainerState = "running" if self._phase(ref, tick + 1).running else "exited"
+        return self.inventory((ref,), tick)[0]
+
+    def inventory(self, refs: Iterable[int], tick: int) -> list[Container]:
+        """Containers as the host reports them after `tick`. Many cost little more than one."""
+        ranks = list[int]()
+        seen = [0] * len(PROFILES)
+        for number in self._profiles:
+            ranks.append(seen[number])
+            seen[number] += 1
+        return [self._container(ref, ranks[ref % self.containers], tick) for ref in refs]
+
+    def _container(self, ref: int, rank: int, tick: int) -> Container:
+        place = ref % self.containers
+        service = self._names.service(self._key, self.profile(place), rank)
         return Container(
             ref=ref,
             id=self.docker_id(ref),
-            name=f"{project}-{service}-{number}",
-            image=image,
-            state=state,
+            name=service.container,
+            image=service.image,
+            state=self.lives.state(ref, tick + 1),
             labels={
-                "com.docker.compose.project": project,
-                "com.docker.compose.service": service,
-                "com.docker.compose.container-number": str(number),
+                "com.docker.compose.project": service.project,
+                "com.docker.compose.service": service.name,
+                "com.docker.compose.container-number": str(service.number),
             },
-            memory_limit_bytes=self._memory_limit_bytes(ref),
-            protected=service == "db",
+            memory_limit_bytes=self._character(place).memory_limit_bytes,
+            protected=service.name == "db",
         )
 
+    def _character(self, place: int) -> Character:
+        return character_of(self.profile(place), self._seed, self.agent, place, self.cores, self.interval_us)
+
     def characters(self) -> list[Character]:
-        """What its containers are like, by ref."""
-        return [
-            character_of(self._seed, self.agent, ref, self.cores, self._memory_limit_bytes(ref))
-            for ref in range(self.containers)
-        ]
+        """What its containers are like, by place."""
+        return [self._character(place) for place in range(self.containers)]
 
     def join(self, block: SignalBlock, place: int) -> None:
-        """Take the samples from a block that was made of this host's characters too."""
+        """Take the samples from a block that was made of this host's characters and lives too."""
         self._block, self._place = block, place
-        for ref, life in self._lifes.items():
-            block.change(place, ref, life[-1].first_tick, running=life[-1].running)
 
     def metrics(self, tick: int) -> tuple[Metric, ...]:
         """The samples of a tick: one of each running container."""
@@ -145,34 +174,27 @@ class FakeHost:
             if metrics is not None:
                 return metrics
         rows = []
-        for ref, character in enumerate(self.characters()):
-            phase = self._phase(ref, tick)
-            if phase.running:
-                cpu, mem, rx, tx = ContainerSignals(character).at(tick, phase.first_tick)
-                rows.append(Metric(ref=ref, cpu=cpu, mem=mem, rx=rx, tx=tx))
+        for place in range(self.containers):
+            spell = self.lives.spell(place, tick)
+            if spell.state == "running":
+                cpu, mem, rx, tx = ContainerSignals(self._character(place)).at(tick, spell.since)
+                rows.append(Metric(ref=spell.ref, cpu=cpu, mem=mem, rx=rx, tx=tx))
         return tuple(rows)
 
     def metrics_of(self, ticks: range) -> list[tuple[Metric, ...]]:
         """The samples of some ticks that follow one another. Many cost little more than one."""
-        since = np.zeros((len(ticks), self.containers), np.int64)
-        running = np.ones(since.shape, np.bool_)
-        for ref in self._lifes:
-            phases = [self._phase(ref, tick) for tick in ticks]
-            since[:, ref] = [phase.first_tick for phase in phases]
-            running[:, ref] = [phase.running for phase in phases]
         block = self._block
         if block is None:
-            block = SignalBlock([self.characters()])
+            block = SignalBlock([self.characters()], [self.lives])
             self.join(block, 0)
-        return block.stretch(self._place, ticks, since, running)
+        return block.stretch(self._place, ticks)
 
     def logs(self, tick: int) -> tuple[Log, ...]:
         """The lines of a tick, spread over its running containers; two by two they share their microsecond."""
         count = self._log_lines
         if not count:
             return ()
-        refs = range(self.containers)
-        running = refs if not self._lifes else [ref for ref in refs if self._phase(ref, tick).running]
+        running = self.lives.running(tick)
         if not running:
             return ()
         at = self.at(tick)
@@ -190,47 +212,25 @@ class FakeHost:
         return tuple(rows)
 
     def apply(self, change: Input) -> bool:
-        """Carry out a command; it shows from the tick after `change.tick` on.
+        """Carry out a command; see `Lives.apply`."""
+        changed = self.lives.apply(change)
+        if changed and self._block is not None:
+            self._block.change(self._place, change.ref % self.containers, change.tick + 1)
+        return changed
 
-        Inputs come in the order of their ticks. Starting what runs and stopping what does not changes nothing.
-
-        Returns:
-            Whether the container's state or start changed.
-
-        Raises:
-            KeyError: there is no such container.
-        """
-        if not 0 <= change.ref < self.containers:
-            raise KeyError(change.ref)
-        life = self._lifes.get(change.ref, _ALWAYS)
-        last = life[-1]
-        running = change.kind != "stop"
-        if change.kind != "restart" and last.running == running:
-            return False
-        first = change.tick + 1
-        # Two commands between the same two ticks: only the later one is ever seen.
-        kept = life if last.first_tick < first else life[:-1]
-        self._lifes[change.ref] = (*kept, _Phase(first, running))
-        if self._block is not None:
-            self._block.change(self._place, change.ref, first, running=running)
-        return True
+    def handling(self, action_id: str) -> Handling:
+        """How the host handles a command. Of the troubled ones half are refused, and half wait for what does not stop."""
+        seconds = command_seconds(self.agent, action_id)
+        bits = key_of(self._key, *action_id.encode())
+        if bits >> 44 >= self._troubled:
+            return Handling(seconds, "")
+        if bits & 1:
+            return Handling(seconds, _REFUSALS[(bits >> 1) % len(_REFUSALS)])
+        return Handling(seconds + 1 + (bits >> 1) % (_LONGEST_STOP_MS - 1000) / 1000, "")
 
     def forget(self, before: int) -> None:
         """Drop what only ticks below `before` need, so that commands without end do not fill memory."""
-        for ref, life in self._lifes.items():
-            past = sum(phase.first_tick <= before for phase in life[1:])
-            self._lifes[ref] = life[past:]
-
-    def _phase(self, ref: int, tick: int) -> _Phase:
-        life = self._lifes.get(ref, _ALWAYS)
-        for phase in reversed(life):
-            if phase.first_tick <= tick:
-                return phase
-        return life[0]
-
-    def _memory_limit_bytes(self, ref: int) -> int | None:
-        bits = mix(self._key + ref)
-        return None if bits & 3 == 0 else (256 << 20) << (bits >> 2 & 3)
+        self.lives.forget(before)
 
 
 def share_blocks(hosts: Sequence[FakeHost]) -> None:
@@ -242,7 +242,7 @@ def share_blocks(hosts: Sequence[FakeHost]) -> None:
     size = max(1, BLOCK_SAMPLES // hosts[0].containers)
     for start in range(0, len(hosts), size):
         group = hosts[start : start + size]
-        block = SignalBlock([host.characters() for host in group])
+        block = SignalBlock([host.characters() for host in group], [host.lives for host in group])
         for place, host in enumerate(group):
             host.join(block, place)
 

@@ -18,7 +18,7 @@ from server.protocol.canonical import LOG_TEXT_BYTES
 from server.protocol.error_codes import RejectReason
 from server.protocol.messages import ActionKind
 
-VERSION = 1
+VERSION = 2
 _READ_BYTES = 1 << 20
 
 
@@ -42,6 +42,10 @@ class Header(_Record, tag="header", frozen=True, kw_only=True):
     log_lines: int
     interval_us: int
     t0_us: int
+    profiles: dict[str, int]
+    """Weights of what the containers do."""
+    churn_ticks: int
+    """Ticks in which each container is re-created once; 0: it never is."""
     pool_digest: str
     """Of the words that Faker gave; another Faker may give others."""
 

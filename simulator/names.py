@@ -1,24 +1,43 @@
 """Names and images for simulated hosts and containers, chosen once per seed."""
 
 from hashlib import sha256
+from typing import NamedTuple
 
 from faker import Faker
 
+from simulator.profiles import Profile
 from simulator.signals import noise
 
-_SERVICES = (
-    ("web", "nginx:1.29"),
-    ("api", None),
-    ("worker", None),
-    ("db", "postgres:18"),
-    ("cache", "valkey/valkey:9"),
-    ("queue", "rabbitmq:4-management"),
-    ("scheduler", None),
-    ("metrics", "prom/prometheus:v3.7.0"),
-    ("proxy", "traefik:v3.6"),
-    ("mailer", None),
-)
-"""Compose services; None: an image of the project's own."""
+_SERVICES: dict[Profile, tuple[tuple[str, str | None], ...]] = {
+    Profile.WEB: (("web", "nginx:1.29"), ("api", None), ("proxy", "traefik:v3.6"), ("gateway", None)),
+    Profile.DATABASE: (("db", "postgres:18"), ("cache", "valkey/valkey:9"), ("queue", "rabbitmq:4-management")),
+    Profile.WORKER: (("worker", None), ("mailer", None), ("indexer", None)),
+    Profile.CRON: (("scheduler", None), ("backup", "restic/restic:0.18.0")),
+    Profile.IDLE: (
+        ("metrics", "prom/prometheus:v3.7.0"),
+        ("docs", None),
+        ("adminer", "adminer:5"),
+        ("storybook", None),
+    ),
+    Profile.LEAKING: (("reports", None),),
+    Profile.CRASH_LOOPING: (("importer", None),),
+}
+"""Compose services by what their containers do; None: an image of the project's own."""
+
+
+class Service(NamedTuple):
+    """What a container is called."""
+
+    project: str
+    name: str
+    number: int
+    """Of the service's containers on the host, from 1."""
+    image: str
+
+    @property
+    def container(self) -> str:
+        """The container's name, as Compose makes it."""
+        return f"{self.project}-{self.name}-{self.number}"
 
 
 class Names:
@@ -45,8 +64,11 @@ class Names:
         """The Compose project that runs on a host."""
         return self._projects[noise(key, 2) % len(self._projects)]
 
-    def service(self, key: int, container: int) -> tuple[str, str]:
-        """Service and image of a host's container. Past the catalogue's end services repeat as replicas."""
-        name, image = _SERVICES[container % len(_SERVICES)]
-        bits = noise(key, 3 + container % len(_SERVICES))
-        return name, image or f"ghcr.io/{self.project(key)}/{name}:{bits % 9}.{bits >> 8 & 31}.{bits >> 16 & 15}"
+    def service(self, key: int, profile: Profile, rank: int) -> Service:
+        """What the `rank`-th container (from 0) of a profile on a host is called: past the catalogue's end come replicas."""
+        catalogue = _SERVICES[profile]
+        name, image = catalogue[rank % len(catalogue)]
+        project = self.project(key)
+        bits = noise(key, 8 + len(name))
+        image = image or f"ghcr.io/{project}/{name}:{bits % 9}.{bits >> 8 & 31}.{bits >> 16 & 15}"
+        return Service(project, name, rank // len(catalogue) + 1, image)

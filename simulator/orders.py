@@ -1,7 +1,7 @@
 """Commands on the agent's side: each is carried out at most once, and its result is told until it is acknowledged."""
 
 from server.protocol.messages import Action, ActionOutcome, ActionReport
-from simulator.host import FakeHost, Input, command_seconds
+from simulator.host import FakeHost, Input
 from simulator.ledger import Executed, InputRecord
 from simulator.services import Services
 
@@ -55,16 +55,20 @@ class Orders:
             counts.actions_expired += 1
             self._finish(action_id, "expired")
             return None
-        return command_seconds(self._host.agent, action_id)
+        return self._host.handling(action_id).seconds
 
     def execute(self, action: Action, tick: int) -> None:
         """Carry out a command that `take` let pass; it shows from the tick after `tick` on."""
         services, host = self._services, self._host
-        try:
-            changed = host.apply(Input(tick, action.ref, action.kind))
-        except KeyError:
+        refusal, changed = host.handling(action.action_id).refusal, False
+        if not refusal:
+            try:
+                changed = host.apply(Input(tick, action.ref, action.kind))
+            except KeyError:
+                refusal = f"ref = {action.ref}: no such container"
+        if refusal:
             services.counts.actions_failed += 1
-            self._finish(action.action_id, "failed", f"ref = {action.ref}: no such container")
+            self._finish(action.action_id, "failed", refusal)
             return
         services.counts.actions_executed += 1
         services.record(Executed(agent=host.agent, action_id=action.action_id))

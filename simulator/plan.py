@@ -1,14 +1,18 @@
 """What a fleet shall be, checked before anything starts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from urllib.parse import urlsplit, urlunsplit
 
 from simulator.link import Transport
+from simulator.lives import MIN_CHURN_TICKS
+from simulator.profiles import DEFAULT_MIX, MixError, checked_mix, mix_text
 from simulator.tokens import LIFETIME_SECONDS, MIN_SECRET_BYTES
 
 AGENT_PATH = "/ws/agent"
 MIN_INTERVAL_US = 100_000
+HOUR_US = 3_600_000_000
 
 
 class PlanError(ValueError):
@@ -19,8 +23,50 @@ class PlanError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A fleet. Durations in microseconds.
+class Workload:
+    """What a fleet sends, wherever it sends it: all that its rows are a function of. Durations in microseconds.
+
+    Raises:
+        PlanError: on creation.
+    """
+
+    agents: int = 100
+    first_agent: int = 1
+    """Number of the first agent: a second process goes on where the first one ends."""
+    containers: int = 5
+    log_lines: int = 1
+    """Per agent and interval; stack traces and bursts come on top."""
+    interval_us: int = 1_000_000
+    seed: int = 1
+    profiles: Mapping[str, int] = field(default_factory=lambda: DEFAULT_MIX)
+    """Weights of what the containers do."""
+    churn_per_hour: float = 0.0
+    """Containers of an agent that are re-created in an hour."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, agents=1, first_agent=1, containers=1, log_lines=0, seed=0)
+        if self.interval_us < MIN_INTERVAL_US:
+            raise PlanError("interval", f"{self.interval_us / 1000:g}ms", "at least 100ms")
+        try:
+            checked_mix(self.profiles)
+        except MixError as error:
+            raise PlanError("profiles", mix_text(self.profiles) or "nothing", str(error)) from None
+        most = self.containers * HOUR_US / (self.interval_us * MIN_CHURN_TICKS)
+        if not 0 <= self.churn_per_hour <= most:
+            expected = f"0 to {most:g}, so that a container lives for {MIN_CHURN_TICKS} intervals on average"
+            raise PlanError("churn-per-hour", f"{self.churn_per_hour:g}", expected)
+
+    @property
+    def churn_ticks(self) -> int:
+        """Ticks in which each container is re-created once; 0: it never is."""
+        if not self.churn_per_hour:
+            return 0
+        return max(MIN_CHURN_TICKS, round(self.containers * HOUR_US / (self.interval_us * self.churn_per_hour)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(Workload):
+    """A fleet: what it sends, to whom, and how. Durations in microseconds.
 
     Raises:
         PlanError: on creation.
@@ -31,14 +77,6 @@ class Plan:
     secret: str
     """Signs the agents' tokens."""
     org: str = "demo"
-    agents: int = 100
-    first_agent: int = 1
-    """Number of the first agent: a second process goes on where the first one ends."""
-    containers: int = 5
-    log_lines: int = 1
-    """Per agent and interval."""
-    interval_us: int = 1_000_000
-    seed: int = 1
     duration_us: int | None = None
     """From the start, the ramp included; None: until it is stopped."""
     warm_up_us: int = 0
@@ -52,19 +90,16 @@ class Plan:
     refused_seconds: tuple[float, float] = (300.0, 600.0)
     """Shortest and longest pause after 401, 403 and 45xx."""
 
+    troubled_commands: float = 0.0
+    """Share of the commands that a host carries out late, or refuses."""
+
     def __post_init__(self) -> None:
-        least = {
-            "agents": 1, "containers": 1, "log_lines": 0, "first_agent": 1, "seed": 0, "ramp_us": 0, "warm_up_us": 0,
-            "token_seconds": 1, "spool_bytes": 1, "spool_us": 1,
-        }  # fmt: skip
-        for field, lowest in least.items():
-            value = getattr(self, field)
-            if value < lowest:
-                raise PlanError(field, value, f"at least {lowest}")
-        if self.interval_us < MIN_INTERVAL_US:
-            raise PlanError("interval", f"{self.interval_us / 1000:g}ms", "at least 100ms")
+        Workload.__post_init__(self)
+        _at_least(self, ramp_us=0, warm_up_us=0, token_seconds=1, spool_bytes=1, spool_us=1)
         if self.duration_us is not None and self.duration_us <= 0:
             raise PlanError("duration", f"{self.duration_us / 1e6:g}s", "more than 0s")
+        if not 0 <= self.troubled_commands <= 1:
+            raise PlanError("troubled-commands", f"{self.troubled_commands:g}", "a share from 0 to 1")
         if not 1 <= len(self.org) <= 128:
             raise PlanError("org", repr(self.org), "1 to 128 characters")
         if len(self.secret.encode()) < MIN_SECRET_BYTES:
@@ -73,6 +108,13 @@ class Plan:
             raise PlanError(
                 "refused-retry", self.refused_seconds, "a shortest pause above 0, and a longest not below it"
             )
+
+
+def _at_least(workload: Workload, **least: int) -> None:
+    for name, lowest in least.items():
+        value = getattr(workload, name)
+        if value < lowest:
+            raise PlanError(name, value, f"at least {lowest}")
 
 
 def agent_url(url: str, *, any_host: bool) -> str:

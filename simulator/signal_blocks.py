@@ -1,7 +1,8 @@
-"""Samples of many containers or many ticks at once: numpy's way to the very values of `simulator.signals`, bit for bit.
+"""Samples of many containers or many ticks at once: numpy's way to the very values of `simulator.profiles`, bit for bit.
 
-Unsigned 64-bit arithmetic wraps as the reference's masks do, shifts of signed numbers round down as Python's do, and the
-one division of floats is the same IEEE division. So this may stand for the reference wherever that is too slow.
+Unsigned 64-bit arithmetic wraps as the reference's masks do, shifts and divisions of signed numbers round down as Python's
+do, and the one division of floats is the same IEEE division. So this may stand for the reference wherever that is too slow.
+A signal that a container does not have has the height 0: one pass over all of them is cheaper than one for each kind.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.protocol.messages import Metric
-from simulator.signals import CPU_WALK, GOLDEN, MEM_WALK, OCTAVES, PAGE, STEP, Character
+from simulator.lives import FOREVER, Lives
+from simulator.profiles import CPU_WALK, MEM_WALK, PAGE, SPIKES, STEPS, Character
+from simulator.signals import GOLDEN, HOURS, OCTAVES, PIECE, PREFIX, STEP, UNIT
 
 _Unsigned = NDArray[np.uint64]
 _Signed = NDArray[np.int64]
@@ -23,8 +26,14 @@ BLOCK_SAMPLES: Final = 2048
 _NONE: Final = -1
 """Stands for None, and as memory for a container that does not run: no value is negative."""
 _OCTAVES, _WEIGHTS = (np.array(column, np.int64).reshape(-1, 1, 1, 1) for column in zip(*OCTAVES, strict=True))
+_HOURS, _PREFIX = np.array((*HOURS, HOURS[0]), np.int64), np.array(PREFIX, np.int64)
 _MASK: Final = (1 << 64) - 1
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_FIELDS: Final = (
+    "cpu_base", "cpu_jitter", "cpu_walk", "cpu_day", "cpu_spike", "cpu_max", "mem_base", "mem_walk", "mem_saw", "mem_step",
+    "mem_spike", "mem_leak", "mem_max", "saw_ticks", "spike_ticks", "spike_phase", "spike_width", "spike_slack", "spike_mask",
+    "rx_rate", "rx_day", "tx_rate", "tx_day",
+)  # fmt: skip
 
 
 class SignalBlock:
@@ -32,26 +41,35 @@ class SignalBlock:
 
     Args:
         hosts: the characters of each host's containers, equally many for each.
+        lives: of each host: when its containers run.
     """
 
     __slots__ = (
-        "_bytes", "_cpu", "_piece", "_running", "_series", "_since", "_tick", "_true_from", "_walks_from", "_walks_to",
+        "_busy_before", "_bytes", "_cpu", "_lives", "_piece", "_quiet_until", "_refs", "_running", "_series", "_since",
+        "_steps", "_tick", "_true_from", "_until", "_walks_from", "_walks_to",
     )  # fmt: skip
 
-    def __init__(self, hosts: Sequence[Sequence[Character]]) -> None:
-        self._series = _Series(hosts)
+    def __init__(self, hosts: Sequence[Sequence[Character]], lives: Sequence[Lives]) -> None:
+        self._series, self._lives = _Series(hosts), lives
         shape = len(hosts), len(hosts[0])
         self._since, self._running = np.zeros(shape, np.int64), np.ones(shape, np.bool_)
+        self._busy_before = self._series.busy_before(self._since)
+        self._refs = [list(range(shape[1])) for _ in hosts]
+        self._until = np.full(shape, FOREVER, np.int64)
+        for place, life in enumerate(lives):
+            self._until[place, list(life.changing())] = 0
+        self._quiet_until = int(self._until.min())
         self._true_from = [0] * len(hosts)
         self._tick, self._piece = -1, -2
         self._walks_from = self._walks_to = np.zeros((2, *shape), np.int64)
+        self._steps = self._walks_from[0]
         self._cpu = np.zeros(shape, np.float64)
         self._bytes = np.zeros((len(hosts), 3, len(hosts[0])), np.int64)
 
-    def change(self, host: int, container: int, first_tick: int, *, running: bool) -> None:
-        """From `first_tick` on a container runs anew, or not at all. What is computed already does not know of it."""
-        self._since[host, container] = first_tick
-        self._running[host, container] = running
+    def change(self, host: int, container: int, first_tick: int) -> None:
+        """From `first_tick` on a container's life is another. What is computed already does not know of it."""
+        self._until[host, container] = min(self._until[host, container], first_tick)
+        self._quiet_until = min(self._quiet_until, first_tick)
         self._true_from[host] = max(self._true_from[host], first_tick, self._tick + 1)
 
     def metrics(self, host: int, tick: int) -> tuple[Metric, ...] | None:
@@ -60,66 +78,118 @@ class SignalBlock:
             self._compute(tick)
         if tick < self._tick or tick < self._true_from[host]:
             return None
-        return _metrics(self._cpu[host], self._bytes[host])
+        return _metrics(self._refs[host], self._cpu[host], self._bytes[host])
 
-    def stretch(self, host: int, ticks: range, since: _Signed, running: NDArray[np.bool_]) -> list[tuple[Metric, ...]]:
+    def stretch(self, host: int, ticks: range) -> list[tuple[Metric, ...]]:
         """The samples of a host's running containers for each of some ticks, past ones too.
 
         Args:
             host: its place in the block.
             ticks: by ones, at least one of them.
-            since: the tick since which each container runs, per tick and container.
-            running: whether it does.
         """
+        refs, since, running = self._spells(host, ticks)
         series = self._series.of(host)
         column = np.arange(ticks.start, ticks.stop)[:, np.newaxis]
-        first, last = ticks[0] >> STEP, ticks[-1] >> STEP
-        levels = series.level(np.arange(first, last + 2)[:, np.newaxis] << STEP)
-        piece = (column[:, 0] >> STEP) - first
+        first, last = ticks[0] >> PIECE, ticks[-1] >> PIECE
+        starts = np.arange(first, last + 2)[:, np.newaxis] << PIECE
+        levels = series.level(starts)
+        piece = (column[:, 0] >> PIECE) - first
         walks = _between(levels[:, piece], levels[:, piece + 1], column)
-        cpu, sizes = series.values(column, since, running, walks)
-        return [_metrics(*row) for row in zip(cpu, sizes, strict=True)]
+        before, steps = series.busy_before(since), series.steps(starts)[piece]
+        cpu, sizes = series.values(column, since, before, running, walks, steps)
+        return [_metrics(*row) for row in zip(refs.tolist(), cpu, sizes, strict=True)]
+
+    def _spells(self, host: int, ticks: range) -> tuple[_Signed, _Signed, NDArray[np.bool_]]:
+        """Refs, the tick since which each runs, and whether it does: per tick and container."""
+        life, shape = self._lives[host], (len(ticks), self._since.shape[1])
+        refs, since = np.tile(np.arange(shape[1]), (shape[0], 1)), np.zeros(shape, np.int64)
+        running = np.ones(shape, np.bool_)
+        for place in life.changing():
+            tick = ticks.start
+            while tick < ticks.stop:
+                spell = life.spell(place, tick)
+                rows = slice(tick - ticks.start, spell.until - ticks.start)
+                refs[rows, place], since[rows, place] = spell.ref, spell.since
+                running[rows, place] = spell.state == "running"
+                tick = spell.until
+        return refs, since, running
 
     def _compute(self, tick: int) -> None:
-        series, piece = self._series, tick >> STEP
+        series, piece = self._series, tick >> PIECE
+        if tick >= self._quiet_until:
+            self._turn(tick)
         if piece != self._piece:
-            start = piece << STEP
+            start = piece << PIECE
             self._walks_from = self._walks_to if piece == self._piece + 1 else series.level(start)
-            self._walks_to = series.level(start + (1 << STEP))
+            self._walks_to = series.level(start + (1 << PIECE))
+            self._steps = series.steps(start)
             self._piece = piece
         walks = _between(self._walks_from, self._walks_to, tick)
-        self._cpu, self._bytes = series.values(tick, self._since, self._running, walks)
+        since, before = self._since, self._busy_before
+        self._cpu, self._bytes = series.values(tick, since, before, self._running, walks, self._steps)
         self._tick = tick
+
+    def _turn(self, tick: int) -> None:
+        """Ask what became of the containers whose spell is over."""
+        for host, place in np.argwhere(self._until <= tick).tolist():
+            spell = self._lives[host].spell(place, tick)
+            self._refs[host][place] = spell.ref
+            self._since[host, place] = spell.since
+            self._busy_before[host, place] = self._series.dailies[host].total(spell.since)
+            self._running[host, place] = spell.state == "running"
+            self._until[host, place] = spell.until
+        self._quiet_until = int(self._until.min())
 
 
 class _Series:
     """The characters of some hosts' containers, as arrays of hosts x containers."""
 
-    __slots__ = (
-        "_cpu_base", "_cpu_max", "_cpu_range", "_keys", "_mem_base", "_mem_max", "_mem_range", "_networked", "_rx_rate",
-        "_tx_rate", "_walk_keys",
-    )  # fmt: skip
+    __slots__ = (*(f"_{name}" for name in _FIELDS), "_keys", "_networked", "_shift_ticks", "_walk_keys", "dailies")
+    _cpu_base: _Signed
+    _cpu_jitter: _Signed
+    _cpu_walk: _Signed
+    _cpu_day: _Signed
+    _cpu_spike: _Signed
+    _cpu_max: _Signed
+    _mem_base: _Signed
+    _mem_walk: _Signed
+    _mem_saw: _Signed
+    _mem_step: _Signed
+    _mem_spike: _Signed
+    _mem_leak: _Signed
+    _mem_max: _Signed
+    _saw_ticks: _Signed
+    _spike_ticks: _Signed
+    _spike_phase: _Signed
+    _spike_width: _Signed
+    _spike_slack: _Signed
+    _spike_mask: _Signed
+    _rx_rate: _Signed
+    _rx_day: _Signed
+    _tx_rate: _Signed
+    _tx_day: _Signed
 
     def __init__(self, hosts: Sequence[Sequence[Character]]) -> None:
-        def field(name: str) -> _Signed:
-            return np.array([[getattr(character, name) or 0 for character in host] for host in hosts], np.int64)
-
+        for name in _FIELDS:
+            rows = [[getattr(character, name) or 0 for character in host] for host in hosts]
+            setattr(self, f"_{name}", np.array(rows, np.int64))
         self._keys = np.array([[character.key for character in host] for host in hosts], np.uint64)
         self._walk_keys = np.stack((self._keys ^ np.uint64(CPU_WALK), self._keys ^ np.uint64(MEM_WALK)))
-        self._cpu_base, self._cpu_range, self._cpu_max = field("cpu_base"), field("cpu_range"), field("cpu_max")
-        self._mem_base, self._mem_range, self._mem_max = field("mem_base"), field("mem_range"), field("mem_max")
-        self._rx_rate, self._tx_rate = field("rx_rate"), field("tx_rate")
         self._networked = np.array([[character.rx_rate is not None for character in host] for host in hosts])
+        # All containers of a host share its day, and all hosts the length of an hour.
+        self.dailies = [host[0].daily for host in hosts]
+        self._shift_ticks = np.array([[daily.shift_ticks] for daily in self.dailies], np.int64)
 
     def of(self, host: int) -> "_Series":
         """One host of these."""
         one = object.__new__(_Series)
         for name in self.__slots__:
-            setattr(one, name, getattr(self, name)[..., host : host + 1, :])
+            value = getattr(self, name)
+            setattr(one, name, [value[host]] if isinstance(value, list) else value[..., host : host + 1, :])
         return one
 
     def level(self, tick: _Ticks) -> _Signed:
-        """Where straight pieces of the walks of CPU and memory begin: see `Walk`."""
+        """Where straight pieces of the walks of CPU and memory begin: see `signals.Walk`."""
         point = np.asarray(tick) >> _OCTAVES
         keys = self._walk_keys + _OCTAVES.view(np.uint64)
         here, there = _bits(_noise(keys, point), 48, 16), _bits(_noise(keys, point + 1), 48, 16)
@@ -127,27 +197,71 @@ class _Series:
         levels: _Signed = octaves.sum(axis=0) >> 2
         return levels
 
+    def steps(self, tick: _Ticks) -> _Signed:
+        """Memory's step at a tick: see `signals.Step`. It holds for the whole piece."""
+        level = _bits(_noise(self._keys ^ np.uint64(STEPS), tick >> STEP), 48, 16)
+        return self._mem_step * level >> 16
+
+    def busy_before(self, since: _Signed) -> _Signed:
+        """The sum of the day's curve up to the tick since which each container runs."""
+        return self._day(since)[1]
+
     def values(
-        self, tick: _Ticks, since: _Signed, running: NDArray[np.bool_], walks: _Signed
+        self,
+        tick: _Ticks,
+        since: _Signed,
+        busy_before: _Signed,
+        running: NDArray[np.bool_],
+        walks: _Signed,
+        steps: _Signed,
     ) -> tuple[NDArray[np.float64], _Signed]:
-        """CPU per row and container; memory, rx and tx per row and container: line by line `ContainerSignals.at`."""
+        """CPU per row and container; memory, rx and tx per row and container: what `ContainerSignals` says."""
         age = tick - since
-        jitter = _noise(self._keys, tick)
-        wobble = self._cpu_base * _bits(jitter, 0, 16) >> 18
-        hundredths = self._cpu_base + (self._cpu_range * walks[0] >> 16) + wobble
+        jitter, spike = _noise(self._keys, tick), self._spike(tick)
+        day, busy = self._day(tick)
+        hundredths = self._cpu_base + (self._cpu_walk * walks[0] >> 16) + (self._cpu_day * day >> 16)
+        hundredths += (self._cpu_jitter * _bits(jitter, 0, 16) >> 16) + self._cpu_spike * spike
         cpu = np.where(age > 0, np.minimum(hundredths, self._cpu_max) / 100, _NONE)
-        mem = self._mem_base + (self._mem_range * walks[1] >> 16) + _bits(jitter, 16, 4) * PAGE
-        rx, tx = self._rx_rate, self._tx_rate
+        saw = (age % self._saw_ticks << 16) // self._saw_ticks
+        mem = self._mem_base + (self._mem_walk * walks[1] >> 16) + (self._mem_saw * saw >> 16) + steps
+        mem += self._mem_spike * spike + self._mem_leak * age + _bits(jitter, 16, 16)
+        mem = np.minimum(mem, self._mem_max) // PAGE * PAGE
+        busy = busy - busy_before
         sizes = np.empty((len(age), 3, age.shape[1]), np.int64)
-        sizes[:, 0] = np.where(running, np.minimum(mem // PAGE * PAGE, self._mem_max), _NONE)
-        sizes[:, 1] = np.where(self._networked, age * rx + (rx * _bits(jitter, 32, 16) >> 16), _NONE)
-        sizes[:, 2] = np.where(self._networked, age * tx + (tx * _bits(jitter, 48, 16) >> 16), _NONE)
+        sizes[:, 0] = np.where(running, mem, _NONE)
+        sizes[:, 1] = self._counter(self._rx_rate, self._rx_day, age, busy, _bits(jitter, 32, 16))
+        sizes[:, 2] = self._counter(self._tx_rate, self._tx_day, age, busy, _bits(jitter, 48, 16))
         return cpu, sizes
 
+    def _counter(self, rate: _Signed, daily: _Signed, age: _Signed, busy: _Signed, jitter: _Signed) -> _Signed:
+        """See `signals.Counter`."""
+        total = rate * age + daily * (busy >> 16) + (daily * (busy & UNIT - 1) >> 16) + (rate * jitter >> 16)
+        return np.where(self._networked, total, _NONE)
 
-def _metrics(cpu: NDArray[np.float64], sizes: _Signed) -> tuple[Metric, ...]:
+    def _spike(self, tick: _Ticks) -> NDArray[np.bool_]:
+        """See `signals.Spike`."""
+        shifted = tick + self._spike_phase
+        number = shifted // self._spike_ticks
+        past = shifted - number * self._spike_ticks
+        bits = _noise(self._keys ^ np.uint64(SPIKES), number)
+        past -= _bits(bits, 40, 24) * self._spike_slack >> 24
+        fires: NDArray[np.bool_] = bits.view(np.int64) & self._spike_mask == 0
+        return fires & (past >= 0) & (past < self._spike_width)
+
+    def _day(self, tick: _Ticks) -> tuple[_Signed, _Signed]:
+        """How busy a tick is, and the sum up to it: see `signals.Daily`."""
+        length = self.dailies[0].hour_ticks
+        hours, past = np.divmod(tick + self._shift_ticks, length)
+        days, hour = np.divmod(hours, 24)
+        here = _HOURS[hour]
+        slope = _HOURS[hour + 1] - here
+        whole = (days * PREFIX[24] + _PREFIX[hour]) * length
+        return here + slope * past // length, whole + here * past + slope * past * past // (2 * length)
+
+
+def _metrics(refs: Sequence[int], cpu: NDArray[np.float64], sizes: _Signed) -> tuple[Metric, ...]:
     """The samples of one host and tick."""
-    columns = range(len(cpu)), cpu.tolist(), *sizes.tolist()
+    columns = refs, cpu.tolist(), *sizes.tolist()
     return tuple(
         [
             Metric(
@@ -164,8 +278,8 @@ def _metrics(cpu: NDArray[np.float64], sizes: _Signed) -> tuple[Metric, ...]:
 
 
 def _between(start: _Signed, end: _Signed, tick: _Ticks) -> _Signed:
-    """The walks at a tick of straight pieces: see `Walk.at`."""
-    return start + ((end - start) * (tick & (1 << STEP) - 1) >> STEP)
+    """The walks at a tick of straight pieces: see `signals.Walk`."""
+    return start + ((end - start) * (tick & (1 << PIECE) - 1) >> PIECE)
 
 
 def _noise(keys: _Unsigned, counter: _Ticks) -> _Unsigned:

@@ -1,26 +1,33 @@
-"""The values of a simulated container: noise that is a function of (seed, agent, container, tick) and of nothing else.
+"""The building blocks of a simulated series: noise that is a function of its key and a counter, and signals made of it.
 
-Integers only, until the last division: no libm, no generator with a state. So every machine and every Python version
-gives the same values, and the verifier can compute any tick without the ticks before it.
+Integers only: no libm, no generator with a state. So every machine and every Python version gives the same values, and
+the verifier can compute any tick without the ticks before it. A signal is asked for one tick of a container that runs
+since another; what it says is the reference, `simulator.signal_blocks` says the same for many containers at once.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 _MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 """The step of splitmix64's counter."""
 
 UNIT = 1 << 16
-"""Noise is a fraction of this: 0 <= noise < UNIT."""
+"""Noise and shapes are fractions of this: 0 <= fraction < UNIT."""
 
 OCTAVES = ((9, 2), (6, 1), (3, 1))
 """A walk's octaves: period in ticks as a power of two, and weight in quarters. The shortest comes last."""
-STEP = OCTAVES[-1][0]
+PIECE = OCTAVES[-1][0]
 """A walk is straight over this many ticks, as a power of two."""
-PAGE = 4096
-"""Memory is told in bytes, and moves by as many."""
-CPU_WALK, MEM_WALK = 0x43, 0x4D
-"""What a container's two walks add to its key (xor)."""
+STEP = 11
+"""A step keeps its level for this many ticks, as a power of two."""
+HOURS = (
+    14_000, 10_000, 7_600, 6_400, 6_000, 7_000, 11_000, 19_000, 31_000, 45_000, 55_000, 60_000,
+    58_000, 57_000, 59_000, 60_000, 57_000, 52_000, 50_000, 53_000, 54_000, 46_000, 33_000, 21_000,
+)  # fmt: skip
+"""How busy a day is at each full hour, in parts of UNIT: lowest at four, highest before noon. Even, so that half of a
+difference is whole."""
+PREFIX = tuple(sum(HOURS[h] + HOURS[(h + 1) % 24] >> 1 for h in range(hours)) for hours in range(25))
+"""Sum of the hours' means up to each full hour."""
 
 
 def mix(value: int) -> int:
@@ -47,6 +54,13 @@ def noise(key: int, counter: int) -> int:
     return value ^ (value >> 31)
 
 
+class Signal(Protocol):
+    """A value over time."""
+
+    def at(self, tick: int, since: int) -> int:
+        """The value at `tick`, from 0 on, of a container that runs since the tick `since`."""
+
+
 class Walk:
     """A walk-like value in [0, UNIT): octaves of noise, each straight between its lattice points.
 
@@ -61,15 +75,16 @@ class Walk:
         self._piece = -1
         self._from = self._slope = 0
 
-    def at(self, tick: int) -> int:
-        """The value at `tick`, from 0 on."""
-        piece = tick >> STEP
+    def at(self, tick: int, since: int = 0) -> int:
+        """See `Signal`; `since` changes nothing."""
+        del since
+        piece = tick >> PIECE
         if piece != self._piece:
             self._piece = piece
-            start = piece << STEP
+            start = piece << PIECE
             self._from = self._level(start)
-            self._slope = self._level(start + (1 << STEP)) - self._from
-        return self._from + (self._slope * (tick & (1 << STEP) - 1) >> STEP)
+            self._slope = self._level(start + (1 << PIECE)) - self._from
+        return self._from + (self._slope * (tick & (1 << PIECE) - 1) >> PIECE)
 
     def _level(self, tick: int) -> int:
         """The value where a straight piece begins."""
@@ -82,92 +97,157 @@ class Walk:
         return total >> 2
 
 
-class Values(NamedTuple):
-    """One sample. CPU in percent of a core, memory in bytes, network in bytes since the container's start."""
-
-    cpu: float | None
-    mem: int
-    rx: int | None
-    tx: int | None
-
-
-class Character(NamedTuple):
-    """What a container is like, for as long as it lives. CPU in hundredths of a percent, memory in bytes."""
+class Jitter(NamedTuple):
+    """Noise of each tick, in [0, UNIT): 16 of its 64 bits, from `lowest_bit` on."""
 
     key: int
-    """Of all its noise."""
-    cpu_base: int
-    cpu_range: int
-    cpu_max: int
-    mem_base: int
-    mem_range: int
-    mem_max: int
-    rx_rate: int | None
-    """Bytes per tick; None: it uses the network of its host."""
-    tx_rate: int | None
+    lowest_bit: int = 0
+
+    def at(self, tick: int, since: int = 0) -> int:
+        """See `Signal`; `since` changes nothing."""
+        del since
+        return noise(self.key, tick) >> self.lowest_bit & UNIT - 1
 
 
-def character_of(seed: int, agent: int, container: int, cores: int, memory_limit_bytes: int | None) -> Character:
-    """The character of one container.
+class Daily(NamedTuple):
+    """How busy the time of day is, in [0, UNIT): straight from hour to hour. Tick 0 is midnight at shift 0."""
 
-    Args:
-        seed: of the run.
-        agent: number of the host.
-        container: ref of the container.
-        cores: CPU never goes past all of them.
-        memory_limit_bytes: memory never goes past it; None: no limit.
+    hour_ticks: int
+    shift_ticks: int
+
+    def at(self, tick: int, since: int = 0) -> int:
+        """See `Signal`; `since` changes nothing."""
+        del since
+        hours, past = divmod(tick + self.shift_ticks, self.hour_ticks)
+        here, there = HOURS[hours % 24], HOURS[(hours + 1) % 24]
+        return here + (there - here) * past // self.hour_ticks
+
+    def total(self, tick: int) -> int:
+        """The sum of the curve up to a tick. It never falls, for it is the floor of what never does."""
+        hours, past = divmod(tick + self.shift_ticks, self.hour_ticks)
+        days, hour = divmod(hours, 24)
+        slope = HOURS[(hour + 1) % 24] - HOURS[hour]
+        whole = (days * PREFIX[24] + PREFIX[hour]) * self.hour_ticks
+        return whole + HOURS[hour] * past + slope * past * past // (2 * self.hour_ticks)
+
+
+class Step(NamedTuple):
+    """A level in [0, UNIT) that jumps now and then, and stays in between."""
+
+    key: int
+
+    def at(self, tick: int, since: int = 0) -> int:
+        """See `Signal`; `since` changes nothing."""
+        del since
+        return noise(self.key, tick >> STEP) >> 48
+
+
+class Spike(NamedTuple):
+    """0, and for some ticks of some periods 1.
+
+    A period has its spike where the noise of its number has none of the bits of `mask`: 0 is always, 3 one time in four.
+    It begins up to `slack` ticks into the period; with 0 it keeps time, as a scheduled job does.
     """
-    key = key_of(seed, agent, container)
-    bits = noise(key, -1)
-    # Most containers idle, a few work: CPU between 0.2 and 20 % at rest, up to four times that and 40 % on top.
-    cpu_base = 20 + (bits & 0xFF) * (bits >> 8 & 0xFF) * 2000 // 65025
-    mem_base = (16 << 20) + (bits >> 28 & 0xFF) * (1 << 20)
-    host_network = bits >> 60 == 0
-    return Character(
-        key=key,
-        cpu_base=cpu_base,
-        cpu_range=3 * cpu_base + (bits >> 16 & 0xFFF),
-        cpu_max=cores * 10_000,
-        mem_base=mem_base,
-        mem_range=mem_base // 2,
-        mem_max=memory_limit_bytes if memory_limit_bytes is not None else 1 << 62,
-        rx_rate=None if host_network else 200 + (bits >> 37 & 0xFFFF),
-        tx_rate=None if host_network else 100 + (bits >> 45 & 0x7FFF),
-    )
+
+    key: int
+    period_ticks: int
+    phase_ticks: int
+    width_ticks: int
+    slack_ticks: int
+    mask: int
+
+    def at(self, tick: int, since: int = 0) -> int:
+        """See `Signal`; `since` changes nothing."""
+        del since
+        number, past = divmod(tick + self.phase_ticks, self.period_ticks)
+        bits = noise(self.key, number)
+        start = (bits >> 40) * self.slack_ticks >> 24
+        return int(bits & self.mask == 0 and start <= past < start + self.width_ticks)
 
 
-class ContainerSignals:
-    """The series of one container. What it says is the reference; `simulator.signal_blocks` says the same, faster.
+class SawTooth(NamedTuple):
+    """A rise from 0 to UNIT, again and again, as of a heap between two garbage collections. It starts with the container."""
 
-    Args:
-        character: of the container.
-    """
+    period_ticks: int
 
-    __slots__ = ("_character", "_cpu", "_mem")
+    def at(self, tick: int, since: int) -> int:
+        """See `Signal`."""
+        return ((tick - since) % self.period_ticks << 16) // self.period_ticks
 
-    def __init__(self, character: Character) -> None:
-        self._character = character
-        self._cpu, self._mem = Walk(character.key ^ CPU_WALK), Walk(character.key ^ MEM_WALK)
 
-    def at(self, tick: int, since: int) -> Values:
-        """The sample of `tick` in a container that runs since the tick `since`.
+class Leak(NamedTuple):
+    """What grows by as much in each tick, and goes only with the container."""
 
-        The first sample has no CPU, because CPU is a difference of two. Network counters begin at `since` and never
-        fall after it; they are None in a container on the host's network.
-        """
-        key, cpu_base, cpu_range, cpu_max, mem_base, mem_range, mem_max, rx, tx = self._character
-        jitter = noise(key, tick)
-        cpu: float | None = None
-        if tick > since:
-            wobble = cpu_base * (jitter & 0xFFFF) >> 18
-            hundredths = cpu_base + (cpu_range * self._cpu.at(tick) >> 16) + wobble
-            cpu = min(hundredths, cpu_max) / 100
-        mem = mem_base + (mem_range * self._mem.at(tick) >> 16) + (jitter >> 16 & 0xF) * PAGE
-        age = tick - since
-        return Values(
-            cpu,
-            min(mem // PAGE * PAGE, mem_max),
-            # A tick adds rate to the first term and takes less than rate from the second: the sum never falls.
-            None if rx is None else age * rx + (rx * (jitter >> 32 & 0xFFFF) >> 16),
-            None if tx is None else age * tx + (tx * (jitter >> 48) >> 16),
+    per_tick: int
+
+    def at(self, tick: int, since: int) -> int:
+        """See `Signal`."""
+        return self.per_tick * (tick - since)
+
+
+class Counter(NamedTuple):
+    """What a container counts since its start: as much in each tick, more at busy hours, unevenly, and never less."""
+
+    per_tick: int
+    daily_per_tick: int
+    """Comes on top at an hour as busy as UNIT."""
+    daily: Daily
+    jitter: Jitter
+
+    def at(self, tick: int, since: int) -> int:
+        """See `Signal`."""
+        busy = self.daily.total(tick) - self.daily.total(since)
+        # A tick adds `per_tick` to the first term and takes less than it from the last: the sum never falls.
+        return (
+            self.per_tick * (tick - since)
+            + self.daily_per_tick * (busy >> 16)
+            + (self.daily_per_tick * (busy & UNIT - 1) >> 16)
+            + (self.per_tick * self.jitter.at(tick) >> 16)
         )
+
+
+class Scaled(NamedTuple):
+    """A fraction of UNIT as a fraction of something else."""
+
+    signal: Signal
+    height: int
+
+    def at(self, tick: int, since: int) -> int:
+        """See `Signal`."""
+        return self.height * self.signal.at(tick, since) >> 16
+
+
+class Times(NamedTuple):
+    """A signal so many times."""
+
+    signal: Signal
+    factor: int
+
+    def at(self, tick: int, since: int) -> int:
+        """See `Signal`."""
+        return self.factor * self.signal.at(tick, since)
+
+
+class Sum:
+    """Something constant, and signals on top of it."""
+
+    __slots__ = ("_base", "_signals")
+
+    def __init__(self, base: int, *signals: Signal) -> None:
+        self._base, self._signals = base, signals
+
+    def at(self, tick: int, since: int) -> int:
+        """See `Signal`."""
+        return self._base + sum(signal.at(tick, since) for signal in self._signals)
+
+
+class Clamped(NamedTuple):
+    """A signal that never leaves [low, high]."""
+
+    signal: Signal
+    low: int
+    high: int
+
+    def at(self, tick: int, since: int) -> int:
+        """See `Signal`."""
+        return min(max(self.signal.at(tick, since), self.low), self.high)

@@ -57,7 +57,7 @@ class Ledger:
             path,
             Header(
                 seed=5, org="acme", agents=1, first_agent=1, containers=CONTAINERS, log_lines=0, interval_us=INTERVAL_US,
-                t0_us=START_US, pool_digest=pool_digest(LogLines(5), Names(5)),
+                t0_us=START_US, profiles={"web": 1}, churn_ticks=0, pool_digest=pool_digest(LogLines(5), Names(5)),
             ),
         )  # fmt: skip
         self.writer.add(Map(agent=1, epoch=0, seq=1, tick=0))

@@ -28,6 +28,7 @@ from simulator.plan import Plan
 from tests.support.fake_server import SECRET, FakeServer, Peer, fake_server
 
 EVER = 2**62
+MIX = {"web": 2, "database": 1, "worker": 1}
 DIGEST = pool_digest(LogLines(5), Names(5))
 
 
@@ -35,7 +36,7 @@ def header(**changes: object) -> Header:
     """A ledger's header; t0 is 10^15 us."""
     values = {
         "seed": 5, "org": "acme", "agents": 2, "first_agent": 1, "containers": 3, "log_lines": 4, "interval_us": 1_000_000,
-        "t0_us": 10**15, "pool_digest": DIGEST,
+        "t0_us": 10**15, "profiles": MIX, "churn_ticks": 0, "pool_digest": DIGEST,
     }  # fmt: skip
     return Header(**(values | changes))  # type: ignore[arg-type]
 

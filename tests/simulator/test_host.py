@@ -1,6 +1,7 @@
 """A simulated host: the same rows for the same seed and inputs, in whatever order they are asked for."""
 
 import re
+from collections.abc import Mapping
 
 import pytest
 
@@ -9,12 +10,20 @@ from server.protocol.messages import Log, Metric
 from simulator.host import FakeHost, Input
 from simulator.loglines import LogLines
 from simulator.names import Names
+from simulator.profiles import DEFAULT_MIX
 
 LINES, NAMES = LogLines(5), Names(5)
 T0_US = 1_700_000_000_000_000
 
 
-def host(agent: int = 1, containers: int = 5, log_lines: int = 6, interval_us: int = 1_000_000) -> FakeHost:
+def host(
+    agent: int = 1,
+    containers: int = 5,
+    log_lines: int = 6,
+    interval_us: int = 1_000_000,
+    profiles: Mapping[str, int] = DEFAULT_MIX,
+    churn_ticks: int = 0,
+) -> FakeHost:
     """A host of the seed 5."""
     return FakeHost(
         seed=5,
@@ -25,6 +34,8 @@ def host(agent: int = 1, containers: int = 5, log_lines: int = 6, interval_us: i
         interval_us=interval_us,
         lines=LINES,
         names=NAMES,
+        profiles=profiles,
+        churn_ticks=churn_ticks,
     )
 
 
@@ -45,14 +56,15 @@ def test_identity_is_stable_and_each_hosts_own() -> None:
 
 
 def test_containers_are_a_compose_project() -> None:
-    """Names and labels agree, refs count from 0, and past ten containers services repeat under other numbers."""
-    containers = [host(containers=12).container(ref, 0) for ref in range(12)]
+    """Names and labels agree, refs count from 0, and past the catalogue's end services repeat under other numbers."""
+    containers = host(containers=40).inventory(range(40), 0)
 
-    assert [container.ref for container in containers] == list(range(12))
-    assert len({container.name for container in containers}) == 12
-    assert len({series_name(container.name, container.labels) for container in containers}) == 12
-    assert containers[11].labels["com.docker.compose.container-number"] == "2"
-    assert all(container.state == "running" for container in containers)
+    assert containers[7] == host(containers=40).container(7, 0)
+    assert [container.ref for container in containers] == list(range(40))
+    assert len({container.name for container in containers}) == 40
+    assert len({series_name(container.name, container.labels) for container in containers}) == 40
+    assert {container.labels["com.docker.compose.container-number"] for container in containers} >= {"1", "2"}
+    assert {container.state for container in containers} <= {"running", "restarting"}
     assert any(container.protected for container in containers)
 
 
@@ -199,7 +211,7 @@ def test_forgetting_keeps_what_later_ticks_need() -> None:
         fake.forget(tick - 10)
 
     assert rows(fake, range(1990, 2010)) == rows(full, range(1990, 2010))
-    assert len(fake._lifes[3]) < 20
+    assert len(fake.lives._orders[3]) < 20
 
 
 def test_an_unknown_container_is_an_error() -> None:

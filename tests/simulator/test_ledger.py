@@ -31,6 +31,8 @@ HEADER = Header(
     log_lines=2,
     interval_us=1_000_000,
     t0_us=7,
+    profiles={"web": 1},
+    churn_ticks=0,
     pool_digest="d",
 )
 
@@ -249,10 +251,10 @@ def test_what_is_no_ledger_is_an_error(path: Path, content: str, message: str) -
 
 def test_another_version_is_an_error(path: Path) -> None:
     """A ledger of a later layout is not guessed at."""
-    writer = LedgerWriter(path, msgspec.structs.replace(HEADER, version=2))
+    writer = LedgerWriter(path, msgspec.structs.replace(HEADER, version=1))
     writer.close(1)
 
-    with LedgerReader(path) as reader, pytest.raises(LedgerError, match="version = 2: expected 1"):
+    with LedgerReader(path) as reader, pytest.raises(LedgerError, match="version = 1: expected 2"):
         reader.poll()
 
 

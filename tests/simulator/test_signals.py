@@ -1,24 +1,44 @@
-"""Signals are functions of (seed, agent, container, tick), the same everywhere."""
+"""Signals are functions of their key and the tick, the same everywhere."""
 
 from itertools import pairwise
 
-from simulator.signals import UNIT, ContainerSignals, Walk, character_of, key_of, mix, noise
+import pytest
 
-GOLDEN = [
-    (None, 281534464, 3976, 4541),
-    (25.39, 280797184, 34529, 11183),
-    (26.04, 280068096, 48137, 26783),
-    (19.82, 277299200, 19859376, 9907248),
-    (15.58, 241721344, 1714800006, 855705686),
-]
-GOLDEN_WALK = [21793, 21398, 19029, 18635, 37196, 30589]
+from simulator.signals import (
+    HOURS,
+    UNIT,
+    Clamped,
+    Counter,
+    Daily,
+    Jitter,
+    Leak,
+    SawTooth,
+    Scaled,
+    Signal,
+    Spike,
+    Step,
+    Sum,
+    Times,
+    Walk,
+    key_of,
+    mix,
+    noise,
+)
 
-
-def signals_of(
-    seed: int, agent: int, container: int, cores: int = 4, memory_limit_bytes: int | None = None
-) -> ContainerSignals:
-    """The series of one container."""
-    return ContainerSignals(character_of(seed, agent, container, cores, memory_limit_bytes))
+TICKS = (0, 1, 7, 8, 500, 10**9)
+DAY = Daily(hour_ticks=3600, shift_ticks=9 * 3600)
+GOLDEN: dict[str, tuple[Signal, list[int]]] = {
+    "walk": (Walk(5), [21793, 21398, 19029, 18635, 37196, 30589]),
+    "jitter": (Jitter(5, 16), [48827, 41865, 7116, 1689, 23860, 14566]),
+    "daily": (DAY, [45000, 45002, 45019, 45022, 46388, 58888]),
+    "step": (Step(5), [46783, 46783, 46783, 46783, 46783, 30273]),
+    "spike": (Spike(5, 60, 7, 9, 20, 1), [0, 0, 1, 1, 0, 0]),
+    "saw-tooth": (SawTooth(45), [0, 1456, 10194, 11650, 7281, 14563]),
+    "leak": (Leak(1234), [0, 1234, 8638, 9872, 617000, 1234000000000]),
+    "counter": (Counter(1000, 3000, DAY, Jitter(5)), [272, 3822, 21527, 25417, 1545900, 2663212902077]),
+    "sum": (Clamped(Sum(10, Scaled(Walk(5), 1000), Times(Leak(1), 3)), 0, 2000), [342, 339, 321, 318, 2000, 2000]),
+}
+"""Each kind of signal, and its values at TICKS in a container that runs since tick 0."""
 
 
 def test_splitmix64_matches_its_reference() -> None:
@@ -43,27 +63,12 @@ def test_keys_depend_on_order() -> None:
     assert key_of(1, 2) != key_of(1, 2, 0)
 
 
-def test_values_are_golden() -> None:
-    """The values of one container are these on every machine and every Python version."""
-    signals = signals_of(seed=42, agent=7, container=3, cores=8, memory_limit_bytes=None)
+@pytest.mark.parametrize("name", GOLDEN)
+def test_signals_are_golden(name: str) -> None:
+    """The values of each kind are these on every machine and every Python version."""
+    signal, values = GOLDEN[name]
 
-    assert [tuple(signals.at(tick, 0)) for tick in (0, 1, 2, 1000, 86_400)] == GOLDEN
-
-
-def test_a_walk_is_golden() -> None:
-    """A walk's values are these on every machine and every Python version."""
-    assert [Walk(5).at(tick) for tick in (0, 1, 7, 8, 500, 10**9)] == GOLDEN_WALK
-
-
-def test_any_tick_can_be_asked_for_in_any_order() -> None:
-    """A value does not depend on what was asked before."""
-    forwards = signals_of(1, 2, 3, 4, None)
-    values = {tick: forwards.at(tick, 0) for tick in range(600)}
-
-    backwards = signals_of(1, 2, 3, 4, None)
-
-    assert {tick: backwards.at(tick, 0) for tick in reversed(range(600))} == values
-    assert signals_of(1, 2, 3, 4, None).at(599, 0) == values[599]
+    assert [signal.at(tick, 0) for tick in TICKS] == values
 
 
 def test_a_walk_stays_in_range_and_moves_in_small_steps() -> None:
@@ -77,44 +82,64 @@ def test_a_walk_stays_in_range_and_moves_in_small_steps() -> None:
     assert max(abs(b - a) for a, b in pairwise(values)) < UNIT // 16
 
 
-def test_network_counters_never_fall() -> None:
-    """Rx and tx rise from tick to tick in every container that has them."""
-    for container in range(40):
-        signals = signals_of(1, 1, container, 4, None)
-        samples = [signals.at(tick, 0) for tick in range(300)]
-        for before, after in pairwise(samples):
-            if before.rx is not None and after.rx is not None:
-                assert after.rx >= before.rx
-            if before.tx is not None and after.tx is not None:
-                assert after.tx >= before.tx
+def test_a_day_is_low_at_night_and_high_before_noon() -> None:
+    """The curve goes through each full hour's value, in equal steps between them, and repeats every 24 hours."""
+    day = Daily(hour_ticks=3600, shift_ticks=0)
+
+    assert [day.at(hour * 3600) for hour in range(24)] == list(HOURS)
+    assert day.at(10 * 3600 + 1800) == (HOURS[10] + HOURS[11]) // 2
+    assert day.at(5 * 86_400 + 123) == day.at(123)
+    assert min(HOURS) < UNIT // 8
+    assert max(HOURS) < UNIT
 
 
-def test_counters_begin_again_at_a_restart() -> None:
-    """A container that runs since tick 500 has counters as small as at its first start, and no CPU in its first sample."""
-    signals = signals_of(1, 1, 1, 4, None)
-    before, first, second = signals.at(499, 0), signals.at(500, 500), signals.at(501, 500)
+@pytest.mark.parametrize("hour_ticks", [1, 7, 3600, 36_000])
+def test_the_sum_of_a_day_is_the_sum_of_its_ticks(hour_ticks: int) -> None:
+    """`total` never falls, and is the area under the curve, however long an hour is."""
+    day = Daily(hour_ticks, shift_ticks=5 * hour_ticks)
+    ticks = range(0, 24 * hour_ticks, max(1, hour_ticks // 7))
 
-    assert before.rx is not None
-    assert first.rx is not None
-    assert first.rx < before.rx // 100
-    assert first.cpu is None
-    assert second.cpu is not None
-
-
-def test_some_containers_use_the_network_of_their_host() -> None:
-    """Among many containers a few have no counters, most have."""
-    without = sum(signals_of(1, 1, container, 4, None).at(5, 0).rx is None for container in range(400))
-
-    assert 5 < without < 80
+    assert all(day.total(b) >= day.total(a) for a, b in pairwise(ticks))
+    mean = (day.total(24 * hour_ticks) - day.total(0)) / (24 * hour_ticks)
+    assert mean == sum(HOURS) / 24
 
 
-def test_limits_hold() -> None:
-    """CPU stays within the host's cores, memory within the container's limit."""
-    limit = 40 << 20
-    for container in range(20):
-        signals = signals_of(3, 1, container, 1, limit)
-        for tick in range(1, 200):
-            sample = signals.at(tick, 0)
-            assert sample.cpu is not None
-            assert 0 <= sample.cpu <= 100
-            assert 0 < sample.mem <= limit
+def test_a_step_keeps_its_level_between_its_jumps() -> None:
+    """Over ten thousand ticks there are a few levels, each for 2048 ticks."""
+    levels = [Step(3).at(tick) for tick in range(10_240)]
+
+    assert len(set(levels)) == 5
+    assert all(len(set(levels[start : start + 2048])) == 1 for start in range(0, 10_240, 2048))
+
+
+def test_a_job_keeps_time_and_a_spike_does_not() -> None:
+    """Without slack each period has its spike at the same place; with slack and a mask some have one, somewhere."""
+    job, spike = Spike(1, 60, 0, 5, 0, 0), Spike(1, 60, 0, 5, 55, 3)
+    begins = [tick for tick in range(1, 60_000) if spike.at(tick) > spike.at(tick - 1)]
+
+    assert all(job.at(tick) == (tick % 60 < 5) for tick in range(600))
+    assert 150 < len(begins) < 350  # one period of four
+    assert len({tick % 60 for tick in begins}) > 40
+    assert sum(spike.at(tick) for tick in range(60_000)) == 5 * len(begins)
+
+
+def test_a_saw_tooth_and_a_leak_begin_with_their_container() -> None:
+    """The heap of a container that was restarted is empty; nothing else ends a leak."""
+    assert [SawTooth(4).at(100 + age, 100) for age in range(6)] == [
+        0,
+        UNIT // 4,
+        UNIT // 2,
+        3 * UNIT // 4,
+        0,
+        UNIT // 4,
+    ]
+    assert [Leak(7).at(tick, 100) for tick in (100, 101, 200)] == [0, 7, 700]
+
+
+def test_a_counter_is_steeper_at_busy_hours() -> None:
+    """It never falls, and counts more before noon than at night."""
+    counter = Counter(10, 1000, Daily(3600, 0), Jitter(8))
+    values = [counter.at(tick, -500) for tick in range(0, 86_400, 60)]
+
+    assert all(b >= a for a, b in pairwise(values))
+    assert counter.at(11 * 3600, 10 * 3600) > 4 * counter.at(5 * 3600, 4 * 3600)
