@@ -18,6 +18,10 @@ _SHARED_AT_US = 1000
 """Lines of a tick lie at most this far apart, two by two at the same microsecond."""
 
 
+_BURST_PERIOD, _BURST_ONE_IN = 6, 32
+"""In one of so many periods, of ticks as a power of two, one container of the host prints a burst."""
+_BURST_TICKS, _BURST_FACTOR, _BURST_LINES = 8, 7, 200
+"""It lasts so many ticks, and brings so many times the usual lines on top, within a bound that frames can hold."""
 _REFUSALS = (
     "driver failed programming external connectivity: Bind for 0.0.0.0:8080 failed: port is already allocated",
     "OCI runtime create failed: unable to start container process: no such file or directory",
@@ -65,9 +69,9 @@ class FakeHost:
     """
 
     __slots__ = (
-        "_block", "_key", "_line_key", "_lines", "_log_lines", "_names", "_place", "_profiles", "_ref_key", "_seed",
-        "_troubled", "agent", "containers", "cores", "host_id", "hostname", "interval_us", "lives", "machine_id", "phase_us",
-        "t0_us",
+        "_block", "_burst_first", "_burst_key", "_burst_period", "_key", "_line_key", "_lines", "_log_lines", "_names",
+        "_place", "_profiles", "_seed", "_troubled", "agent", "containers", "cores", "host_id", "hostname",
+        "interval_us", "lives", "machine_id", "phase_us", "t0_us",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +91,8 @@ class FakeHost:
     ) -> None:
         self._seed = seed
         self._key = key = key_of(seed, agent)
-        self._line_key, self._ref_key = key_of(key, 1), key_of(key, 2)
+        self._line_key, self._burst_key = key_of(key, 1), key_of(key, 2)
+        self._burst_period, self._burst_first = -1, 0
         self._lines, self._names = lines, names
         self._log_lines = log_lines
         self.t0_us, self.interval_us = t0_us, interval_us
@@ -190,26 +195,51 @@ class FakeHost:
         return block.stretch(self._place, ticks)
 
     def logs(self, tick: int) -> tuple[Log, ...]:
-        """The lines of a tick, spread over its running containers; two by two they share their microsecond."""
+        """The lines of a tick, spread over its running containers; two by two they share their microsecond.
+
+        They are `log_lines` entries, of which a stack trace has several lines, and now and then a burst of one container.
+        """
         count = self._log_lines
         if not count:
             return ()
         running = self.lives.running(tick)
         if not running:
             return ()
-        at = self.at(tick)
-        apart_us = min(_SHARED_AT_US, self.interval_us // count)
+        containers, profiles, pick = self.containers, self._profiles, self._lines.pick
+        printed = []
+        for counter in range(tick * count, tick * count + count):
+            bits = noise(self._line_key, counter)
+            ref = running[(bits >> 48) % len(running)]
+            for line in pick(profiles[ref % containers], bits):
+                printed.append((ref, line))  # noqa: PERF401 - a generator per entry costs more
+        if tick >> _BURST_PERIOD != self._burst_period:
+            self._burst_period = tick >> _BURST_PERIOD
+            self._burst_first = self._burst_of(self._burst_period)
+        if 0 <= tick - self._burst_first < _BURST_TICKS:
+            key = self._burst_key + tick
+            ref = running[self._burst_first % len(running)]
+            for number in range(min(_BURST_FACTOR * count, _BURST_LINES)):
+                printed += [(ref, line) for line in self._lines.alarm(noise(key, number))]
+        at, last = self.at(tick), len(printed) - 1
+        if not last:
+            ref, (stream, text, partial) = printed[0]
+            return (Log(ref=ref, at=at, line=0, stream=stream, text=text, partial=partial),)
+        apart_us = min(_SHARED_AT_US, self.interval_us // len(printed))
         ordinals: dict[tuple[int, int], int] = {}
         rows = []
-        for i in range(count):
-            counter = tick * count + i
-            ref = running[noise(self._ref_key, counter) % len(running)]
-            line_at = at - (count - 1 - i) // 2 * apart_us
+        for i, (ref, (stream, text, partial)) in enumerate(printed):
+            line_at = at - (last - i) // 2 * apart_us
             ordinal = ordinals.get((ref, line_at), 0)
             ordinals[ref, line_at] = ordinal + 1
-            stream, text, partial = self._lines.pick(self._line_key, counter)
             rows.append(Log(ref=ref, at=line_at, line=ordinal, stream=stream, text=text, partial=partial))
         return tuple(rows)
+
+    def _burst_of(self, period: int) -> int:
+        """The first tick of the burst of a period; one before it by far: it has none."""
+        bits = noise(self._burst_key, period)
+        if bits % _BURST_ONE_IN:
+            return -1 << 62
+        return (period << _BURST_PERIOD) + (bits >> 32) % ((1 << _BURST_PERIOD) - _BURST_TICKS)
 
     def apply(self, change: Input) -> bool:
         """Carry out a command; see `Lives.apply`."""

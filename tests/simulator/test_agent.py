@@ -761,3 +761,78 @@ async def test_a_server_that_never_acknowledges_costs_bounded_memory() -> None:
         await server.peers[0].send(Ack(seq=fleet.agents[0].delivery.next_seq - 1))
 
     assert backlog <= 8
+
+
+async def test_recreated_containers_are_declared_before_they_are_mentioned() -> None:
+    """Inventory tells the new container and the one that is gone; no batch mentions what was not declared."""
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.ack_all()
+
+    async with fake_server(script) as server, running_fleet(server, churn_per_hour=9000.0):
+        peer = await server.peer(1)
+        await eventually(lambda: sum(bool(one.removed) for one in peer.all_of(Inventory)) >= 3)
+
+    declared = {container.ref: container for container in peer.hello.containers}
+    gone: set[int] = set()
+    for message in peer.messages:
+        if isinstance(message, Inventory):
+            declared |= {container.ref: container for container in message.upserts}
+            gone.update(message.removed)
+        if isinstance(message, Batch):
+            mentioned = {row.ref for row in (*message.metrics, *message.logs)}
+            assert mentioned <= declared.keys() - gone
+    assert gone <= declared.keys()
+    for ref in gone:
+        old, new = declared[ref], declared[ref + 3]
+        assert old.id != new.id
+        assert (old.name, old.labels, old.image) == (new.name, new.labels, new.image)
+
+
+async def test_what_is_gone_is_declared_again_while_batches_mention_it() -> None:
+    """A hello lists, as removed, each container that only a held batch mentions."""
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        if peer.number == 1:
+            await eventually(lambda: sum(bool(one.removed) for one in peer.all_of(Inventory)) >= 2)
+            await peer.close(1012)
+        else:
+            await peer.ack_all()
+
+    async with fake_server(script) as server, running_fleet(server, churn_per_hour=9000.0):
+        peer = await server.peer(2)
+        await has(peer, Batch)
+
+    told = {container.ref: container.state for container in peer.hello.containers}
+    assert [ref for ref, state in told.items() if state == "removed"]
+    first = peer.all_of(Batch)[0]
+    assert {row.ref for row in first.metrics} == {0, 1, 2}
+    assert {row.ref for row in first.metrics} <= told.keys()
+
+
+async def test_a_crash_loop_shows_in_inventory_and_samples() -> None:
+    """It is told as restarting, then running, and each run begins its counters anew."""
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.ack_all()
+
+    async with (
+        fake_server(script) as server,
+        running_fleet(server, containers=12, profiles={"crash-looping": 1}, interval_us=1_000_000) as fleet,
+    ):
+        peer = await server.peer(1)
+        await eventually(lambda: {c.state for one in peer.all_of(Inventory) for c in one.upserts} >= {"running"}, 20)
+        lives = fleet.agents[0]._host.lives
+
+    for one in peer.all_of(Inventory):
+        assert {container.state for container in one.upserts} <= {"running", "restarting"}
+    states = {container.ref: container.state for container in peer.hello.containers}
+    for message in peer.messages:
+        if isinstance(message, Inventory):
+            states |= {container.ref: container.state for container in message.upserts}
+        if isinstance(message, Batch):
+            assert {row.ref for row in message.metrics} == {ref for ref, state in states.items() if state == "running"}
+    assert lives.changing() == list(range(12))

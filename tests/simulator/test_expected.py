@@ -8,7 +8,7 @@ import pytest
 
 from server.protocol.canonical import LOG_TEXT_BYTES, clean_log_text, float32
 from server.protocol.identity import container_id
-from server.protocol.messages import Action, Batch, Hello
+from server.protocol.messages import Action, Batch, Hello, Inventory
 from simulator.expected import ExpectedLog, ExpectedMetric, ExpectedRows, pool_digest
 from simulator.fleet import Fleet
 from simulator.ledger import (
@@ -59,11 +59,14 @@ def stored_form(
     org: str, peer: Peer
 ) -> tuple[dict[tuple[int, int], ExpectedMetric], dict[tuple[int, int, int], ExpectedLog]]:
     """What a right server stores of one connection's frames; written without the code under test."""
-    hello = peer.all_of(Hello)[0]
-    host = str(peer.claims["sub"])
-    ids = {container.ref: container_id(org, host, container.id) for container in hello.containers}
+    host, ids = str(peer.claims["sub"]), dict[int, int]()
     metrics, logs = {}, {}
-    for batch in peer.all_of(Batch):
+    for batch in peer.messages:
+        if isinstance(batch, Hello | Inventory):
+            containers = batch.containers if isinstance(batch, Hello) else batch.upserts
+            ids |= {container.ref: container_id(org, host, container.id) for container in containers}
+        if not isinstance(batch, Batch):
+            continue
         for metric in batch.metrics:
             cpu = None if metric.cpu is None else float32(metric.cpu)
             row = ExpectedMetric(ids[metric.ref], batch.at, cpu, metric.mem, metric.rx, metric.tx)
@@ -123,6 +126,36 @@ async def test_expected_rows_are_the_rows_that_were_sent(tmp_path: Path) -> None
     assert any(row.truncated for row, _ in logs_again)
     assert any("\ufffd" in row.text for row, _ in logs_again)
     assert reader.log_text_bytes == 2000
+
+
+async def test_expected_rows_are_those_of_a_fleet_that_comes_and_goes(tmp_path: Path) -> None:
+    """Re-created and crash-looping containers come back row by row, each under the key that inventory gave it first."""
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.ack_all()
+
+    async with fake_server(script) as server:
+        await run_fleet(
+            server, tmp_path / "ledger", profiles={"web": 1, "crash-looping": 1}, churn_per_hour=9000.0, log_lines=3
+        )
+        sent_metrics: dict[tuple[int, int], ExpectedMetric] = {}
+        sent_logs: dict[tuple[int, int, int], ExpectedLog] = {}
+        for peer in server.peers:
+            metrics, logs = stored_form("acme", peer)
+            sent_metrics |= metrics
+            sent_logs |= logs
+
+    with LedgerReader(tmp_path / "ledger") as reader:
+        reader.poll()
+        expected = ExpectedRows(reader)
+        metrics_again, logs_again = expected.metrics(0, EVER), expected.logs(0, EVER)
+    keys = {row.container_id for row, _ in metrics_again}
+    assert len(keys) > 3 * 4  # more than there are at any time
+    assert [row for row, _ in metrics_again] == [sent_metrics[key] for key in sorted(sent_metrics)]
+    assert [row for row, _ in logs_again] == [sent_logs[key] for key in sorted(sent_logs)]
+    places = {expected.container(key) for key in keys}
+    assert {place[1] for place in places if place} > {0, 1, 2, 3}
 
 
 def test_slices_add_up_to_the_whole(tmp_path: Path) -> None:
