@@ -9,6 +9,7 @@ import msgspec
 from loadtests.children import Child, python
 from loadtests.scrape import scrape
 from loadtests.stage import ORG, ServerUnderTest, outer_environment
+from simulator.profiles import mix_text
 from simulator.scenario import Scenario
 
 LEDGER, REPORT = "ledger.jsonl", "fleet.json"
@@ -42,7 +43,8 @@ def make_fleet(
         "--containers", str(fleet.containers), "--interval", f"{fleet.interval_seconds:g}s",
         "--log-lines", str(fleet.log_lines), "--ramp", f"{fleet.ramp_seconds:g}s", "--seed", str(scenario.seed),
         "--transport", fleet.transport, "--ledger", str(directory / LEDGER), "--report", str(directory / REPORT),
-        "--warm-up", f"{warm_up_seconds:g}s", "--json",
+        "--profiles", mix_text(fleet.profiles), "--churn-per-hour", f"{fleet.churn_per_hour:g}",
+        "--troubled-commands", f"{fleet.troubled_commands:g}", "--warm-up", f"{warm_up_seconds:g}s", "--json",
     ]  # fmt: skip
     if not endless:
         arguments += ["--duration", f"{scenario.duration_seconds:g}s"]

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from simulator.fleet import Fleet
-    from simulator.plan import Plan
+    from simulator.plan import Plan, Workload
 
 _USAGE, _ENVIRONMENT, _INVALID, _INTERRUPTED = 2, 3, 12, 130
 
@@ -21,6 +21,13 @@ def simulate(
     containers: Annotated[int, typer.Option(help="Containers of each agent.")] = 5,
     interval: Annotated[str, typer.Option(help="Time between two samples: 250ms, 1s, 2m.")] = "1s",
     log_lines: Annotated[int, typer.Option(help="Log lines of each agent in an interval.")] = 1,
+    profiles: Annotated[
+        str, typer.Option(help="What the containers do: web=4,idle=2. Default: a realistic mix of all profiles.")
+    ] = "",
+    churn_per_hour: Annotated[float, typer.Option(help="Containers of an agent that are re-created in an hour.")] = 0.0,
+    troubled_commands: Annotated[
+        float, typer.Option(help="Share of the commands that are carried out late, or refused.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of every generated value.")] = 1,
     duration: Annotated[str | None, typer.Option(help="How long, the ramp included. Default: until stopped.")] = None,
     ramp: Annotated[str, typer.Option(help="Time over which the agents connect.")] = "5s",
@@ -33,6 +40,10 @@ def simulate(
     ledger: Annotated[Path | None, typer.Option(help="Write what was done to this new file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the final figures to this file, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per second on standard output.")] = False,
+    describe: Annotated[bool, typer.Option("--describe", help="Tell what would be sent, and send nothing.")] = False,
+    scenario: Annotated[
+        Path | None, typer.Option(help="With --describe: take the fleet and the faults from this file.")
+    ] = None,
     jwt_secret: Annotated[
         str, typer.Option(envvar="SEATRIAL_JWT_SECRET", show_envvar=True, help="Signs the agents' tokens.")
     ] = "",
@@ -50,9 +61,30 @@ def simulate(
     interrupted.
     """
     from simulator.link import Transport
-    from simulator.plan import Plan, PlanError, agent_url
+    from simulator.plan import Plan, PlanError, Workload, agent_url
+    from simulator.profiles import DEFAULT_MIX, MixError, parse_mix
 
     try:
+        if scenario is not None and not describe:
+            raise PlanError("scenario", scenario, "--describe beside it; `seatrial run` runs a scenario")
+        try:
+            mix = parse_mix(profiles) if profiles else DEFAULT_MIX
+        except MixError as error:
+            raise PlanError("profiles", profiles, str(error)) from None
+        duration_us = None if duration is None else _micros("duration", duration)
+        if describe:
+            workload = Workload(
+                agents=agents,
+                first_agent=first_agent,
+                containers=containers,
+                log_lines=log_lines,
+                interval_us=_micros("interval", interval),
+                seed=seed,
+                profiles=mix,
+                churn_per_hour=churn_per_hour,
+            )
+            _describe(workload, duration_us, scenario, as_json=as_json)
+            return
         if transport not in tuple(Transport):
             raise PlanError("transport", transport, " or ".join(Transport))
         refused_seconds = _micros("refused-retry", refused_retry) / 1e6
@@ -66,7 +98,10 @@ def simulate(
             log_lines=log_lines,
             interval_us=_micros("interval", interval),
             seed=seed,
-            duration_us=None if duration is None else _micros("duration", duration),
+            profiles=mix,
+            churn_per_hour=churn_per_hour,
+            troubled_commands=troubled_commands,
+            duration_us=duration_us,
             ramp_us=_micros("ramp", ramp),
             warm_up_us=_micros("warm-up", warm_up),
             transport=Transport(transport),
@@ -83,6 +118,24 @@ def simulate(
     except PlanError as error:
         _fail(_USAGE, str(error))
     raise typer.Exit(_run(plan, ledger, report, as_json=as_json))
+
+
+def _describe(workload: "Workload", duration_us: int | None, scenario: Path | None, *, as_json: bool) -> None:
+    import msgspec
+
+    from simulator.describe import describe, workload_of
+    from simulator.scenario import ScenarioError, load
+
+    duration_seconds, faults = None if duration_us is None else duration_us / 1e6, list[str]()
+    if scenario is not None:
+        try:
+            loaded = load(scenario)
+        except ScenarioError as error:
+            _fail(_USAGE, str(error))
+        workload, duration_seconds = workload_of(loaded), loaded.duration_seconds
+        faults = [fault.describe() for fault in loaded.faults]
+    told = describe(workload, duration_seconds, faults)
+    typer.echo(msgspec.json.encode(told).decode() if as_json else "\n".join(told.lines()))
 
 
 def _run(plan: "Plan", ledger: Path | None, report_path: Path | None, *, as_json: bool) -> int:

@@ -45,6 +45,11 @@ class _Order(NamedTuple):
     runs: bool
 
 
+def most_churn_per_hour(containers: int, interval_us: int) -> float:
+    """The most containers of a host that may be re-created in an hour."""
+    return containers * 3_600_000_000 / (interval_us * MIN_CHURN_TICKS)
+
+
 class Lives:
     """The lives of one host's containers.
 
@@ -56,13 +61,16 @@ class Lives:
         places: containers at any time.
         churn_ticks: each place is re-created once in so many ticks, at an uneven time; 0: never.
         loops: of the places whose containers die again and again.
+
+    Attributes:
+        loops: as given.
     """
 
-    __slots__ = ("_churn_key", "_churn_ticks", "_loops", "_orders", "_places", "_quiet_until", "_running")
+    __slots__ = ("_churn_key", "_churn_ticks", "_orders", "_places", "_quiet_until", "_running", "loops")
 
     def __init__(self, key: int, places: int, churn_ticks: int, loops: Mapping[int, Loop]) -> None:
         self._churn_key = key_of(key, 3)
-        self._places, self._churn_ticks, self._loops = places, churn_ticks, loops
+        self._places, self._churn_ticks, self.loops = places, churn_ticks, loops
         self._orders: dict[int, tuple[_Order, ...]] = {}
         self._quiet_until = 0
         self._running: tuple[int, int, Sequence[int]] = (0, 0, ())
@@ -81,7 +89,7 @@ class Lives:
                     born, started_by_order = order.first_tick, True
                     break
                 until = min(until, order.first_tick)
-        loop = self._loops.get(place)
+        loop = self.loops.get(place)
         if loop is None:
             return Spell(ref, born, "running", until)
         if not generation and not started_by_order:
@@ -142,7 +150,7 @@ class Lives:
         """Places whose containers do not just run for ever."""
         if self._churn_ticks:
             return range(self._places)
-        return sorted({*self._loops, *(ref % self._places for ref in self._orders)})
+        return sorted({*self.loops, *(ref % self._places for ref in self._orders)})
 
     def turned(self, before: int, tick: int) -> Sequence[int]:
         """Refs of what the seed made at `tick` of what it was at `before`, gone ones included. For ticks that only rise.

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit, urlunsplit
 
 from simulator.link import Transport
-from simulator.lives import MIN_CHURN_TICKS
+from simulator.lives import MIN_CHURN_TICKS, most_churn_per_hour
 from simulator.profiles import DEFAULT_MIX, MixError, checked_mix, mix_text
 from simulator.tokens import LIFETIME_SECONDS, MIN_SECRET_BYTES
 
@@ -51,7 +51,7 @@ class Workload:
             checked_mix(self.profiles)
         except MixError as error:
             raise PlanError("profiles", mix_text(self.profiles) or "nothing", str(error)) from None
-        most = self.containers * HOUR_US / (self.interval_us * MIN_CHURN_TICKS)
+        most = most_churn_per_hour(self.containers, self.interval_us)
         if not 0 <= self.churn_per_hour <= most:
             expected = f"0 to {most:g}, so that a container lives for {MIN_CHURN_TICKS} intervals on average"
             raise PlanError("churn-per-hour", f"{self.churn_per_hour:g}", expected)

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from simulator.lives import most_churn_per_hour
+from simulator.profiles import DEFAULT_MIX
 from simulator.scenario_faults import Fault, begins, conflicts
 from simulator.scenario_format import (
     FAULT_KEYS,
@@ -67,6 +69,12 @@ class Fleet(Struct, frozen=True, kw_only=True):
     """Per agent and interval."""
     ramp_seconds: float
     transport: str
+    profiles: dict[str, int] = field(default_factory=lambda: dict(DEFAULT_MIX))
+    """Weights of what the containers do."""
+    churn_per_hour: float = 0.0
+    """Containers of an agent that are re-created in an hour."""
+    troubled_commands: float = 0.0
+    """Share of the commands that a host carries out late, or refuses."""
 
     @property
     def interval_us(self) -> int:
@@ -218,7 +226,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
     """Leaves by key path. `"a.b" = 1` and `a.b = 1` are the same, so thresholds may be written without quotes."""
     for name, value in table.items():
         path = prefix + name
-        if isinstance(value, dict):
+        if isinstance(value, dict) and path not in KEYS:
             yield from _flat(value, path + ".")
         elif path == "fault" and isinstance(value, list):
             for i, item in enumerate(value):
@@ -336,6 +344,11 @@ class _Reader:
         for shorter, longer in _SHORTER_THAN.items():
             if shorter in values and longer in values and values[shorter] >= values[longer]:
                 self._conflict(shorter, f"must be shorter than {longer} ({seconds(values[longer])})")
+        if {"fleet.containers", "fleet.interval", "fleet.churn_per_hour"} <= values.keys():
+            most = most_churn_per_hour(values["fleet.containers"], round(values["fleet.interval"] * 1e6))
+            if values["fleet.churn_per_hour"] > most:
+                expected = f"at most {most:g}, so that a container lives for some intervals"
+                self._conflict("fleet.churn_per_hour", f"expected {expected}")
         for rate, users in _RATES.items():
             # A flag may switch off the users of a file; a file that does so itself says two things.
             idle = all(values.get(key) == 0 for key in users) and not any(key in self._overrides for key in users)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from math import isfinite, nan
 from typing import Any, NamedTuple
 
+from simulator.profiles import DEFAULT_MIX, checked_mix, mix_text, parse_mix
+
 STRATEGIES: dict[str, str] = {
     "plain": "One table each for samples and log lines; old rows go by a scheduled DELETE.",
     "partitioned": "Both tables in ranges of time, native partitions; old ranges are dropped.",
@@ -188,6 +190,10 @@ def _one_of(what: str, *known: str) -> Callable[[object], str]:
     return read
 
 
+def _mix(value: object) -> dict[str, int]:
+    return checked_mix(value) if isinstance(value, dict) else parse_mix(value if isinstance(value, str) else "")
+
+
 def bound(value: object) -> tuple[str, float]:
     """Comparison and limit of a threshold such as `< 1000`.
 
@@ -241,6 +247,9 @@ KEYS: dict[str, Key] = {
     "fleet.interval": Key(_duration("100ms", "1h"), "1s", "Time between two samples of a container."),
     "fleet.log_lines": Key(_integer(0, 10_000), 1, "Log lines of each agent in an interval."),
     "fleet.ramp": Key(_duration("0s", "1h"), "5s", "Time over which the agents connect."),
+    "fleet.profiles": Key(_mix, mix_text(DEFAULT_MIX), "What the containers do: the weight of each profile."),
+    "fleet.churn_per_hour": Key(_number(0, 1_000_000), 0, "Containers of an agent that are re-created in an hour."),
+    "fleet.troubled_commands": Key(_number(0, 1), 0, "Share of the commands that a host carries out late, or refuses."),
     "fleet.transport": Key(_one_of("transport", "picows", "websockets"), "picows", "WebSocket client of the fleet."),
     "ui.subscribers": Key(_integer(0, 10_000), 0, "Simulated browsers that watch live."),
     "ui.chart_readers": Key(_integer(0, 1000), 0, "Simulated users who read charts, one a second each."),

@@ -781,7 +781,7 @@ async def test_recreated_containers_are_declared_before_they_are_mentioned() -> 
             declared |= {container.ref: container for container in message.upserts}
             gone.update(message.removed)
         if isinstance(message, Batch):
-            mentioned = {row.ref for row in (*message.metrics, *message.logs)}
+            mentioned = {row.ref for row in message.metrics} | {row.ref for row in message.logs}
             assert mentioned <= declared.keys() - gone
     assert gone <= declared.keys()
     for ref in gone:
