@@ -140,12 +140,12 @@ def checked_mix(mix: Mapping[str, object]) -> dict[str, int]:
     """
     known = ", ".join(PROFILES)
     if not mix:
-        raise MixError(f"expected at least one profile with its weight, of {known}")
+        raise MixError(f"at least one profile with its weight, of {known}")
     for name, weight in mix.items():
         if name not in DEFAULT_MIX:
-            raise MixError(f"{name}: unknown profile; expected one of {known}")
+            raise MixError(f"one of {known}, not {name}")
         if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= _MAX_WEIGHT:
-            raise MixError(f"{name} = {weight}: expected a weight from 1 to {_MAX_WEIGHT}")
+            raise MixError(f"a weight from 1 to {_MAX_WEIGHT} for {name}, not {weight}")
     return {str(profile): weight for profile in PROFILES if isinstance(weight := mix.get(profile), int)}
 
 
@@ -159,9 +159,9 @@ def parse_mix(text: str) -> dict[str, int]:
     for part in text.split(","):
         name, equals, weight = (piece.strip() for piece in part.partition("="))
         if not equals or not re.fullmatch("-?[0-9]{1,9}", weight):
-            raise MixError(f"{part.strip() or 'nothing'}: expected profile=weight, such as web=4,idle=2")
+            raise MixError(f"profile=weight, such as web=4,idle=2, not {part.strip() or 'nothing'}")
         if name in mix:
-            raise MixError(f"{name}: given twice")
+            raise MixError(f"each profile once, not {name} twice")
         mix[name] = int(weight)
     return checked_mix(mix)
 

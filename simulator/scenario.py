@@ -48,6 +48,8 @@ __all__ = [
 _METRIC_STAT = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 _FAULT_KEY = re.compile(r"fault\[([0-9]+)\]\.(.+)", re.DOTALL)
 _SECTIONS = (*dict.fromkeys(key.partition(".")[0] for key in KEYS if "." in key), "server.env", "thresholds")
+_WHOLE = frozenset({"fleet.profiles"})
+"""Keys whose value is a table."""
 _RATES = {
     "ui.spawn_rate": (
         "ui.subscribers", "ui.chart_readers", "ui.log_downloaders", "ui.auditors", "actions.operators",
@@ -226,7 +228,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
     """Leaves by key path. `"a.b" = 1` and `a.b = 1` are the same, so thresholds may be written without quotes."""
     for name, value in table.items():
         path = prefix + name
-        if isinstance(value, dict) and path not in KEYS:
+        if isinstance(value, dict) and path not in _WHOLE:
             yield from _flat(value, path + ".")
         elif path == "fault" and isinstance(value, list):
             for i, item in enumerate(value):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from math import isfinite, nan
 from typing import Any, NamedTuple
 
-from simulator.profiles import DEFAULT_MIX, checked_mix, mix_text, parse_mix
+from simulator.profiles import DEFAULT_MIX, MixError, checked_mix, mix_text, parse_mix
 
 STRATEGIES: dict[str, str] = {
     "plain": "One table each for samples and log lines; old rows go by a scheduled DELETE.",
@@ -191,7 +191,10 @@ def _one_of(what: str, *known: str) -> Callable[[object], str]:
 
 
 def _mix(value: object) -> dict[str, int]:
-    return checked_mix(value) if isinstance(value, dict) else parse_mix(value if isinstance(value, str) else "")
+    try:
+        return checked_mix(value) if isinstance(value, dict) else parse_mix(value if isinstance(value, str) else "")
+    except MixError as error:
+        raise ValueError(f"expected {error}") from None
 
 
 def bound(value: object) -> tuple[str, float]:

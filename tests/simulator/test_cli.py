@@ -61,6 +61,13 @@ def address(server: FakeServer) -> str:
         (["--agents", "0"], "agents = 0: expected at least 1"),
         (["--containers", "0"], "containers = 0: expected at least 1"),
         (["--interval", "99ms"], "interval = 99ms: expected at least 100ms"),
+        (["--profiles", "web=4,wep=1"], "profiles = web=4,wep=1: expected one of web, database, "),
+        (["--profiles", "web=0"], "profiles = web=0: expected a weight from 1 to 1000000 for web, not 0"),
+        (["--churn-per-hour", "1e9"], "churn-per-hour = 1e+09: expected 0 to 1800"),
+        (["--troubled-commands", "-1"], "troubled-commands = -1: expected a share from 0 to 1"),
+        (["--scenario", "x.toml"], "scenario = x.toml: expected --describe beside it"),
+        (["--describe", "--scenario", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
+        (["--describe", "--agents", "0"], "agents = 0: expected at least 1"),
         (["--interval", "1 parsec"], "interval = 1 parsec: expected a number with a unit"),
         (["--url", "http://127.0.0.1:1"], "url = http://127.0.0.1:1: expected ws://host:port"),
         (["--url", "ws://example.org:80"], "--i-own-this"),
@@ -78,6 +85,27 @@ async def test_wrong_usage_exits_2(arguments: list[str], message: str) -> None:
     assert code == 2
     assert message in errors
     assert "Traceback" not in errors
+
+
+async def test_describing_sends_nothing_and_needs_no_secret(tmp_path: Path) -> None:
+    """People get lines, machines JSON; a scenario's fleet is described with its faults."""
+    async with fake_server() as server, simulate("--describe", "--url", address(server), secret="") as process:
+        code, output, errors = await ended(process)
+        assert not server.peers
+    assert (code, errors) == (0, "")
+    assert "containers  500: " in output
+
+    path = tmp_path / "x.toml"
+    path.write_text(
+        'question = "Q?"\n[fleet]\nagents = 7\nprofiles = {web = 1}\n[server]\nrestart = true\n'
+        '[[fault]]\nat = "15s"\nkind = "server_kill"\n'
+    )
+    async with simulate("--describe", "--scenario", str(path), "--json", secret="") as process:
+        code, output, errors = await ended(process)
+    assert (code, errors) == (0, "")
+    told = json.loads(output)
+    assert (told["agents"], told["profiles"], told["duration_seconds"]) == (7, {"web": 35}, 40)
+    assert told["faults"] == ["server_kill at 15s"]
 
 
 async def test_a_ledger_is_not_written_over(tmp_path: Path) -> None:

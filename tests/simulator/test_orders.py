@@ -178,3 +178,43 @@ def test_ids_without_end_do_not_fill_memory(orders: Orders, book: Book) -> None:
     late = Action(action_id="late", ref=0, kind="stop", expires_at=later_us + 1)
     assert orders.take(late, later_us) is not None
     assert len(orders._known) == 1
+
+
+def test_troubled_commands_are_late_or_refused(book: Book) -> None:
+    """By seed and id half of them take seconds, and half fail in Docker's words; what is refused changes nothing."""
+    host = FakeHost(
+        seed=5, agent=1, containers=3, log_lines=1, t0_us=NOW_US, interval_us=1_000_000, lines=LINES, names=NAMES,
+        troubled_commands=0.5,
+    )  # fmt: skip
+    orders = Orders(host, book)
+    seen = {name: host.handling(name) for name in map(str, range(400))}
+    refused = next(name for name, handling in seen.items() if handling.refusal)
+
+    late = [handling.seconds for handling in seen.values() if handling.seconds > 1]
+    assert 60 < len(late) < 140
+    assert max(late) < 10.5
+    assert 60 < sum(bool(handling.refusal) for handling in seen.values()) < 140
+    assert seen == {name: host.handling(name) for name in seen}
+
+    orders.take(action(refused), NOW_US)
+    orders.execute(action(refused), 7)
+    result = orders.result(refused)
+    assert result is not None
+    assert (result.outcome, result.detail) == ("failed", seen[refused].refusal)
+    assert (book.counts.actions_failed, book.counts.actions_executed, book.records) == (1, 0, [])
+    assert host.container(0, 7).state == "running"
+
+
+def test_a_container_that_is_gone_cannot_be_commanded(book: Book) -> None:
+    """A command for what was re-created meanwhile fails, and says so."""
+    host = FakeHost(
+        seed=5, agent=1, containers=3, log_lines=1, t0_us=NOW_US, interval_us=1_000_000, lines=LINES, names=NAMES,
+        churn_ticks=10,
+    )  # fmt: skip
+    orders = Orders(host, book)
+    orders.take(action(ref=0), NOW_US)
+    orders.execute(action(ref=0), 500)
+
+    result = orders.result("a")
+    assert result is not None
+    assert (result.outcome, result.detail) == ("failed", "ref = 0: no such container")

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from simulator.plan import Plan, PlanError, agent_url
+from simulator.plan import Plan, PlanError, Workload, agent_url
 
 SECRET = "s" * 32
+MOST = "1800, so that a container lives for 10 intervals on average"
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,10 @@ SECRET = "s" * 32
         ("log_lines", -1, "log_lines = -1: expected at least 0"),
         ("first_agent", 0, "first_agent = 0: expected at least 1"),
         ("interval_us", 99_999, "interval = 99.999ms: expected at least 100ms"),
+        ("profiles", {"web": 0}, "profiles = web=0: expected a weight from 1 to 1000000 for web, not 0"),
+        ("churn_per_hour", -1.0, f"churn-per-hour = -1: expected 0 to {MOST}"),
+        ("churn_per_hour", 1801.0, f"churn-per-hour = 1801: expected 0 to {MOST}"),
+        ("troubled_commands", 1.5, "troubled-commands = 1.5: expected a share from 0 to 1"),
         ("duration_us", 0, "duration = 0s: expected more than 0s"),
         ("secret", "short", "jwt-secret = <5 bytes>: expected at least 32 bytes"),
         ("org", "", "org = '': expected 1 to 128 characters"),
@@ -61,3 +66,14 @@ def test_strangers_are_not_loaded_without_leave(url: str) -> None:
     with pytest.raises(PlanError, match="i-own-this"):
         agent_url(url, any_host=False)
     assert agent_url(url, any_host=True).endswith("/ws/agent")
+
+
+@pytest.mark.parametrize(
+    ("churn_per_hour", "containers", "interval_us", "ticks"),
+    [(0.0, 5, 1_000_000, 0), (6.0, 5, 1_000_000, 3000), (6.0, 10, 5_000_000, 1200), (1800.0, 5, 1_000_000, 10)],
+)
+def test_churn_is_told_in_ticks(churn_per_hour: float, containers: int, interval_us: int, ticks: int) -> None:
+    """Each container is re-created once in so many ticks that the host has its number in an hour."""
+    workload = Workload(churn_per_hour=churn_per_hour, containers=containers, interval_us=interval_us)
+
+    assert workload.churn_ticks == ticks

@@ -195,14 +195,14 @@ def test_a_mix_is_read_and_told_in_one_order() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "nothing: expected profile=weight"),
-        ("web", "web: expected profile=weight"),
-        ("web=x", "web=x: expected profile=weight"),
-        ("web=0", "web = 0: expected a weight from 1 to 1000000"),
-        ("web=-1", "web = -1: expected a weight from 1 to 1000000"),
-        ("web=1000001", "expected a weight from 1 to 1000000"),
-        ("web=1,web=2", "web: given twice"),
-        ("wbe=1", "wbe: unknown profile; expected one of web, database, worker, cron, idle, leaking, crash-looping"),
+        ("", "profile=weight, such as web=4,idle=2, not nothing"),
+        ("web", "profile=weight, such as web=4,idle=2, not web"),
+        ("web=x", "profile=weight, such as web=4,idle=2, not web=x"),
+        ("web=0", "a weight from 1 to 1000000 for web, not 0"),
+        ("web=-1", "a weight from 1 to 1000000 for web, not -1"),
+        ("web=1000001", "a weight from 1 to 1000000 for web, not 1000001"),
+        ("web=1,web=2", "each profile once, not web twice"),
+        ("wbe=1", "one of web, database, worker, cron, idle, leaking, crash-looping, not wbe"),
     ],
 )
 def test_a_wrong_mix_is_named(text: str, message: str) -> None:
@@ -217,5 +217,5 @@ def test_an_empty_table_is_no_mix() -> None:
     """At least one profile is needed, and weights are integers."""
     with pytest.raises(MixError, match="at least one profile"):
         checked_mix({})
-    with pytest.raises(MixError, match="expected a weight"):
+    with pytest.raises(MixError, match="a weight from"):
         checked_mix({"web": True})

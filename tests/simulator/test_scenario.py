@@ -109,6 +109,16 @@ def test_every_key_can_be_given() -> None:
     ]  # fmt: skip
 
 
+def test_profiles_are_a_table_or_an_override(tmp_path: Path) -> None:
+    """Weights stand in a table of the file; as a flag they are the text that `simulate` takes, and replace them all."""
+    path = tmp_path / "x.toml"
+    path.write_text('question = "Q?"\n[fleet]\nprofiles = { idle = 2, web = 4 }\nchurn_per_hour = 6\n')
+
+    assert load(path).fleet.profiles == {"web": 4, "idle": 2}
+    assert load(path).fleet.churn_per_hour == 6
+    assert load(path, {"fleet.profiles": "cron=1"}).fleet.profiles == {"cron": 1}
+
+
 @pytest.mark.parametrize(
     ("op", "below", "equal", "above"),
     [("<", 1, 0, 0), ("<=", 1, 1, 0), (">", 0, 0, 1), (">=", 0, 1, 1), ("==", 0, 1, 0)],
@@ -143,6 +153,22 @@ def test_a_threshold_compares(op: str, below: int, equal: int, above: int) -> No
         ('duration = "٤s"', 'x.toml: duration = "٤s": expected a number with a unit'),
         ('[fleet]\ninterval = "50ms"', 'x.toml: fleet.interval = "50ms": expected a duration from 100ms to 1h'),
         ('[fleet]\ntransport = "udp"', 'x.toml: fleet.transport = "udp": expected a transport: picows, websockets'),
+        (
+            "[fleet.profiles]\nwebb = 1",
+            'x.toml: fleet.profiles = {"webb": 1}: expected one of web, ',
+        ),
+        (
+            "[fleet]\nprofiles = {web = 0}",
+            'x.toml: fleet.profiles = {"web": 0}: expected a weight from 1 to 1000000 for web, not 0',
+        ),
+        ("[fleet]\nprofiles = {}", "x.toml: fleet.profiles = {}: expected at least one profile with its weight"),
+        ("[fleet]\nprofiles = 3", "x.toml: fleet.profiles = 3: expected profile=weight, such as web=4,idle=2"),
+        (
+            "[fleet]\nchurn_per_hour = 2000",
+            "x.toml: fleet.churn_per_hour = 2000: expected at most 1800, so that a container lives for some intervals",
+        ),
+        ("[fleet]\nchurn_per_hour = -1", "x.toml: fleet.churn_per_hour = -1: expected a number from 0 to 1e+06"),
+        ("[fleet]\ntroubled_commands = 2", "x.toml: fleet.troubled_commands = 2: expected a number from 0 to 1"),
         ("[server]\nrestart = 1", "x.toml: server.restart = 1: expected true or false"),
         ("[ui]\nsubscribers = 1\nspawn_rate = nan", "x.toml: ui.spawn_rate = NaN: expected a number from 0.1 to 1000"),
         ("[actions]\noperators = -1", "x.toml: actions.operators = -1: expected an integer from 0 to 1000"),
