@@ -37,7 +37,7 @@ def reference(character: Character, ref: int, tick: int, since: int) -> Metric:
 
 
 def hosts(count: int = 7, containers: int = 5, churn_ticks: int = 0) -> list[FakeHost]:
-    """Hosts of the seed 5, without a block; half of their containers crash again and again."""
+    """Hosts of the seed 5, without a block; most of their containers die again and again."""
     return [
         FakeHost(
             seed=5,
@@ -48,7 +48,7 @@ def hosts(count: int = 7, containers: int = 5, churn_ticks: int = 0) -> list[Fak
             interval_us=1_000_000,
             lines=LINES,
             names=NAMES,
-            profiles={"web": 1, "crash-looping": 1},
+            profiles={"web": 1, "leaking": 1, "crash-looping": 1},
             churn_ticks=churn_ticks,
         )
         for agent in range(1, count + 1)
