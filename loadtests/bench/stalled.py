@@ -20,8 +20,9 @@ from server.protocol.messages import Error, Snapshot, Subscribe, Unsubscribe
 
 FILL_SECONDS = 2.0
 """Over which the way to a neighbour is filled: all at once it would be a burst of its own, which nobody asked about."""
-STALL_SECONDS = 8.0
-"""From then on. The server gives up on a socket that takes nothing for 5 s, and then waits 2 s for its answer."""
+STALL_SECONDS = 14.0
+"""From then on. The server gives up on a socket that takes nothing for 5 s, and then waits 2 s for its answer; what the kernel
+holds fills only bit by bit. With 8 s most were not given up yet."""
 FATE_SECONDS = 2.0
 """After a stall: how long a neighbour reads to see whether it was closed."""
 FILL_BYTES = 320 * 1024
