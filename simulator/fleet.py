@@ -10,7 +10,7 @@ import gc
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
@@ -72,6 +72,8 @@ class Fleet:
         chance: a number in [0, 1) for the jitter of back-off. It is not seeded: processes that share a seed must not
             come back together.
         settle_seconds: how long the end waits for outstanding acknowledgements.
+        begin: awaited once all is built; gives the start of the timeline in Unix microseconds, which is waited for. None:
+            it begins at once. Fleets that share a start are parts of one.
 
     Attributes:
         counts: totals.
@@ -94,6 +96,7 @@ class Fleet:
         owns_process: bool = False,
         chance: Callable[[], float] | None = None,
         settle_seconds: float = SETTLE_SECONDS,
+        begin: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
         self.plan = plan
         self.counts = Counts()
@@ -106,6 +109,7 @@ class Fleet:
         self._ledger_path = ledger
         self._ledger: LedgerWriter | None = None
         self._on_second = on_second
+        self._begin = begin
         self._owns_process = owns_process
         self._connect = connect_by(plan.transport)
         self._settle_seconds = settle_seconds
@@ -130,11 +134,12 @@ class Fleet:
             OSError: the ledger cannot be written.
             Exception: an agent failed; that is a fault of the simulator.
         """
+        hosts, digest = self._build()
+        self._set_out(hosts, digest, self.now_us() if self._begin is None else await self._begin())
         loop = asyncio.get_running_loop()
         before = loop.get_exception_handler()
         loop.set_exception_handler(self._on_failure)
         self._loop = loop
-        self._build()
         works = self._ramp(), self._begin_dials(), self._flush(), self._watch_loop(), self._seconds()
         tasks = [loop.create_task(work) for work in works]
         pace = loop.create_task(self._pace())
@@ -166,7 +171,8 @@ class Fleet:
     def _end_warm_up(self) -> None:
         self.ack_latency, self.schedule_lag = Latency(), Latency()
 
-    def _build(self) -> None:
+    def _build(self) -> tuple[list[FakeHost], str]:
+        """Make the agents; their hosts, and the digest of the words that they use."""
         plan = self.plan
         lines, names = LogLines(plan.seed), Names(plan.seed)
         max_ticks = max(1, plan.spool_us // plan.interval_us)
@@ -184,7 +190,7 @@ class Fleet:
                 churn_ticks=plan.churn_ticks,
                 troubled_commands=plan.troubled_commands,
             )
-            for number in range(plan.first_agent, plan.first_agent + plan.agents)
+            for number in plan.numbers
         ]
         share_blocks(sorted(hosts, key=attrgetter("phase_us")))
         for host in hosts:
@@ -192,21 +198,24 @@ class Fleet:
             backoff = Backoff(self._chance, plan.refused_seconds)
             self.agents.append(Agent(host, delivery, self, backoff, LOG_TEXT_BYTES))
         self._freeze()
-        # Building takes a while: the timeline begins only now.
-        self.t0_us = self.now_us()
+        return hosts, pool_digest(lines, names)
+
+    def _set_out(self, hosts: list[FakeHost], digest: str, start_us: int) -> None:
+        """Begin the timeline. Building took a while, and is no part of it."""
+        self.t0_us = start_us
         self.load = OwnLoad()
         for host in hosts:
-            host.t0_us = self.t0_us
+            host.t0_us = start_us
         if self._ledger_path is not None:
-            self._ledger = LedgerWriter(self._ledger_path, self._header(pool_digest(lines, names)))
+            self._ledger = LedgerWriter(self._ledger_path, self._header(digest))
 
     def _header(self, digest: str) -> Header:
         plan = self.plan
         return Header(
             seed=plan.seed,
             org=plan.org,
-            agents=plan.agents,
-            first_agent=plan.first_agent,
+            agents=len(plan.numbers),
+            first_agent=plan.numbers.start,
             containers=plan.containers,
             log_lines=plan.log_lines,
             interval_us=plan.interval_us,
@@ -225,8 +234,8 @@ class Fleet:
 
     async def _ramp(self) -> None:
         """Let the agents dial for the first time, evenly over the ramp."""
-        for i, agent in enumerate(self.agents):
-            await self._until(self._start_us(i))
+        for number, agent in zip(self.plan.numbers, self.agents, strict=True):
+            await self._until(self.t0_us + self.plan.start_us(number))
             agent.start()
         if self._owns_process:
             gc.freeze()
@@ -237,7 +246,8 @@ class Fleet:
         interval_us = plan.interval_us
         nap_seconds = interval_us / 1e6 / _NAP_FRACTION
         end_us = None if plan.duration_us is None else self.t0_us + plan.duration_us
-        ring = sorted(((agent.phase_us, self._start_us(i), agent) for i, agent in enumerate(self.agents)), key=_phase)
+        numbered = zip(plan.numbers, self.agents, strict=True)
+        ring = sorted(((agent.phase_us, self.t0_us + plan.start_us(n), agent) for n, agent in numbered), key=_phase)
         tick = 0
         yielded_us = self.now_us()
         while True:
@@ -275,9 +285,6 @@ class Fleet:
         if not all(agent.gone for agent in self.agents):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._all_gone.wait(), LEAVE_SECONDS)
-
-    def _start_us(self, index: int) -> int:
-        return self.t0_us + self.plan.ramp_us * index // self.plan.agents
 
     async def _until(self, at_us: int, nap_seconds: float = 0.0) -> None:
         """Sleep until a time, never less, and for `nap_seconds` at least; give the loop one turn if it has passed."""
@@ -382,7 +389,7 @@ class Fleet:
         plan = self.plan
         token = agent_token(plan.secret, plan.org, host_id(agent), plan.token_seconds)
         try:
-            await self._connect(plan.url, token, AGENT_SUBPROTOCOL, session)
+            await self._connect(plan.url, token, AGENT_SUBPROTOCOL, session, plan.source_address(agent))
         except Refused as refusal:
             failed(refusal.status, refusal.retry_after_seconds)
         except Unreachable:

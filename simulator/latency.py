@@ -1,6 +1,8 @@
 """Times kept as a High Dynamic Range histogram would: microseconds inside, milliseconds outside."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
@@ -8,7 +10,9 @@ _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 _KEPT_BITS = 11
 """What three digits take: a histogram counts values together that have these leading bits in common."""
 _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9}
-_MAX_RECENT = 10_000
+
+Buckets = Mapping[int, int]
+"""How many values there were, by their leading bits, in microseconds."""
 
 
 class Latency:
@@ -22,11 +26,11 @@ class Latency:
         clamped: values that lay outside 1 us to 1 h and were recorded as the nearer end.
     """
 
-    __slots__ = ("_counts", "_recent", "clamped")
+    __slots__ = ("_counts", "_taken", "clamped")
 
     def __init__(self) -> None:
         self._counts: defaultdict[int, int] = defaultdict(int)
-        self._recent: list[int] = []
+        self._taken: dict[int, int] = {}
         self.clamped = 0
 
     def record(self, microseconds: int) -> None:
@@ -36,19 +40,11 @@ class Latency:
             microseconds = _LOWEST_US if microseconds < _LOWEST_US else _HIGHEST_US
         dropped_bits = microseconds.bit_length() - _KEPT_BITS
         self._counts[microseconds >> dropped_bits << dropped_bits if dropped_bits > 0 else microseconds] += 1
-        if len(self._recent) < _MAX_RECENT:
-            self._recent.append(microseconds)
 
-    def take_recent_ms(self) -> dict[str, float]:
-        """Median and 99th percentile in milliseconds since the last call, of its first 10 000 values; empty: none."""
-        recent = sorted(self._recent)
-        self._recent.clear()
-        if not recent:
-            return {}
-        return {
-            "p50": recent[len(recent) // 2] / 1000,
-            "p99": recent[min(len(recent) * 99 // 100, len(recent) - 1)] / 1000,
-        }
+    def take_recent(self) -> Buckets:
+        """What was recorded since the last call."""
+        taken, self._taken = self._taken, dict(self._counts)
+        return {value: new for value, count in self._taken.items() if (new := count - taken.get(value, 0))}
 
     @property
     def p99_ms(self) -> float:
@@ -57,19 +53,53 @@ class Latency:
 
     def summary(self) -> dict[str, float | int | str]:
         """Count, percentiles, maximum and mean in milliseconds, and the histogram itself (`hdr`, base64 V2, in us)."""
-        histogram = self._histogram()
-        found: dict[str, float | int | str] = {"count": int(histogram.get_total_count())}
-        if found["count"]:
-            for name, value in histogram.get_percentile_to_value_dict(list(_PERCENTILES.values())).items():
-                found[next(key for key, percentile in _PERCENTILES.items() if percentile == name)] = value / 1000
-            found["max"] = histogram.get_max_value() / 1000
-            found["mean"] = round(histogram.get_mean_value() / 1000, 3)
-        found["clamped"] = self.clamped
-        found["hdr"] = histogram.encode().decode()
-        return found
+        return _summary(self._histogram(), self.clamped)
 
     def _histogram(self) -> HdrHistogram:
         histogram = HdrHistogram(_LOWEST_US, _HIGHEST_US, _DIGITS)
         for microseconds, count in self._counts.items():
             histogram.record_value(microseconds, count)
         return histogram
+
+
+def percentile_ms(recent: Buckets, percent: float) -> float | None:
+    """A percentile in milliseconds, to three digits; None without values."""
+    rank = sum(recent.values()) * percent / 100
+    for microseconds in sorted(recent):
+        rank -= recent[microseconds]
+        if rank <= 0:
+            return microseconds / 1000
+    return None
+
+
+def add_buckets(several: Sequence[Buckets]) -> Buckets:
+    """What several of them hold together."""
+    total: defaultdict[int, int] = defaultdict(int)
+    for recent in several:
+        for microseconds, count in recent.items():
+            total[microseconds] += count
+    return total
+
+
+def add_summaries(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float | int | str]:
+    """The summary of all values of several summaries. Nothing is lost: their histograms have the same buckets.
+
+    Raises:
+        KeyError: one of them is no summary.
+    """
+    histogram = HdrHistogram(_LOWEST_US, _HIGHEST_US, _DIGITS)
+    for summary in summaries:
+        histogram.decode_and_add(summary["hdr"])
+    return _summary(histogram, sum(summary["clamped"] for summary in summaries))
+
+
+def _summary(histogram: HdrHistogram, clamped: int) -> dict[str, float | int | str]:
+    found: dict[str, float | int | str] = {"count": int(histogram.get_total_count())}
+    if found["count"]:
+        for name, value in histogram.get_percentile_to_value_dict(list(_PERCENTILES.values())).items():
+            found[next(key for key, percentile in _PERCENTILES.items() if percentile == name)] = value / 1000
+        found["max"] = histogram.get_max_value() / 1000
+        found["mean"] = round(histogram.get_mean_value() / 1000, 3)
+    found["clamped"] = clamped
+    found["hdr"] = histogram.encode().decode()
+    return found

@@ -1,7 +1,7 @@
 """A WebSocket as the fleet sees it, whatever library is under it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from enum import StrEnum
 from typing import Protocol
 
@@ -70,11 +70,24 @@ class Unreachable(Exception):  # noqa: N818 - see Refused
     """No connection, no answer within CONNECT_SECONDS, or an answer that is no WebSocket handshake."""
 
 
-Connect = Callable[[str, str, str, Session], Awaitable[None]]
-"""connect(url, token, subprotocol, session): opens a link and hands it to `session.on_open`.
+class Connect(Protocol):
+    """Opens a link and hands it to `session.on_open`."""
 
-Raises Refused or Unreachable; then no call of the session came or will come.
-"""
+    def __call__(
+        self, url: str, token: str, subprotocol: str, session: Session, source: str | None = None, /
+    ) -> Awaitable[None]:
+        """Open a link.
+
+        Args:
+            url: of the agent socket.
+            token: the agent's.
+            subprotocol: that the server must choose.
+            session: gets the link.
+            source: IP address of this machine from which it connects; None: the system's choice.
+
+        Raises:
+            Refused, Unreachable: then no call of the session came or will come.
+        """
 
 
 class Transport(StrEnum):

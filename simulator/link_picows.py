@@ -1,18 +1,16 @@
 """Links over picows: the cheapest client per message, so the fleet's default."""
 
 import asyncio
-import errno
 import logging
-import os
 import socket
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import Any, Final
 
 from picows import WSCloseCode, WSError, WSFrame, WSHandshakeError, WSListener, WSMsgType, WSTransport, ws_connect
 from picows.url import WSParsedURL
 
 from server.protocol.close_codes import CloseCode
+from simulator.dialling import addresses, connect_socket, open_socket
 from simulator.link import (
     CLOSE_SECONDS,
     CONNECT_SECONDS,
@@ -37,13 +35,14 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
     """A link, and the listener that picows calls."""
 
     __slots__ = (
-        "_abandoned", "_code", "_cut", "_fragments", "_reason", "_session", "_socket", "_subprotocol", "_transport", "chosen",
-        "full", "opened",
+        "_abandoned", "_code", "_cut", "_fragments", "_reason", "_session", "_socket", "_source", "_subprotocol", "_transport",
+        "chosen", "full", "opened",
     )  # fmt: skip
 
-    def __init__(self, session: Session, subprotocol: str) -> None:
+    def __init__(self, session: Session, subprotocol: str, source: str | None) -> None:
         self._session = session
         self._subprotocol = subprotocol
+        self._source = source
         self._transport: WSTransport | None = None
         self._fragments = bytearray()
         self._code: int | None = None
@@ -79,20 +78,22 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
     async def connected_socket(self, url: WSParsedURL) -> socket.socket:
         """A connection to the server, made here so that `abandon` can end it: picows gives no hold on a handshake."""
         error: OSError | None = None
-        for family, address in await _addresses(url.host, url.port):
-            self._socket = socket.socket(family, socket.SOCK_STREAM)
-            self._socket.setblocking(False)
+        for family, address in await addresses(url.host, url.port, self._source):
             try:
-                await _connect_socket(self._socket, address)
+                dialled = self._socket = open_socket(family, self._source)
             except OSError as failed:
                 error = failed
-                self._socket.close()
+                continue
+            try:
+                await connect_socket(dialled, address)
+            except OSError as failed:
+                error = failed
+                dialled.close()
             except BaseException:
-                self._socket.close()
+                dialled.close()
                 raise
             else:
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return self._socket
+                return dialled
         raise error or OSError("the host has no address")
 
     def abandon(self) -> None:
@@ -203,31 +204,6 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
         self.close(code, reason)
 
 
-async def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
-    """Where a host may be reached; a thread is asked only for names."""
-    try:
-        version = ip_address(host).version
-    except ValueError:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return [(family, address) for family, _, _, _, address in found]
-    return [(socket.AF_INET if version == 4 else socket.AF_INET6, (host, port))]
-
-
-async def _connect_socket(connecting: socket.socket, address: Any) -> None:
-    """What `loop.sock_connect` does; uvloop's asks a thread to resolve even a numeric address, an eighth of a dial's time."""
-    code = connecting.connect_ex(address)
-    if code == errno.EINPROGRESS:
-        loop, writable = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_writer(connecting, writable.set)
-        try:
-            await writable.wait()
-        finally:
-            loop.remove_writer(connecting)
-        code = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, os.strerror(code))
-
-
 _ends: set[asyncio.Task[None]] = set()
 
 
@@ -243,9 +219,9 @@ def _retrieve(transport: WSTransport) -> None:
     task.add_done_callback(_ends.discard)
 
 
-async def connect(url: str, token: str, subprotocol: str, session: Session) -> None:
+async def connect(url: str, token: str, subprotocol: str, session: Session, source: str | None = None) -> None:
     """See `simulator.link.Connect`."""
-    link = _PicowsLink(session, subprotocol)
+    link = _PicowsLink(session, subprotocol, source)
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             await ws_connect(

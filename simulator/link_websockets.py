@@ -97,7 +97,7 @@ class _WebsocketsLink:
             return  # the reader tells the session
 
 
-async def connect(url: str, token: str, subprotocol: str, session: Session) -> None:
+async def connect(url: str, token: str, subprotocol: str, session: Session, source: str | None = None) -> None:
     """See `simulator.link.Connect`."""
     try:
         connection = await ws_connect(
@@ -110,6 +110,7 @@ async def connect(url: str, token: str, subprotocol: str, session: Session) -> N
             close_timeout=CLOSE_SECONDS,
             ping_interval=None,
             max_size=MAX_FRAME_BYTES,
+            local_addr=None if source is None else (source, 0),
         )
     except InvalidStatus as error:
         header = error.response.headers.get("Retry-After")

@@ -1,8 +1,10 @@
 """What a fleet shall be, checked before anything starts."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from simulator.link import Transport
@@ -13,6 +15,7 @@ from simulator.tokens import LIFETIME_SECONDS, MIN_SECRET_BYTES
 AGENT_PATH = "/ws/agent"
 MIN_INTERVAL_US = 100_000
 HOUR_US = 3_600_000_000
+_SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 
 class PlanError(ValueError):
@@ -20,6 +23,25 @@ class PlanError(ValueError):
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         super().__init__(f"{field} = {value}: expected {expected}")
+
+
+class Shard(NamedTuple):
+    """A part of a fleet: shard 2 of 3. All its shards together are the fleet, and no agent is in two of them."""
+
+    number: int
+    """From 1."""
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def part(self, number: int, of: int) -> "Shard":
+        """A shard of this shard."""
+        return Shard((self.number - 1) * of + number, self.of * of)
+
+
+WHOLE = Shard(1, 1)
+"""All of a fleet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +53,9 @@ class Workload:
     """
 
     agents: int = 100
+    """Of the whole fleet."""
     first_agent: int = 1
-    """Number of the first agent: a second process goes on where the first one ends."""
+    """Number of the first agent of the whole fleet: a second fleet goes on where the first one ends."""
     containers: int = 5
     log_lines: int = 1
     """Per agent and interval; stack traces and bursts come on top."""
@@ -66,7 +89,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan(Workload):
-    """A fleet: what it sends, to whom, and how. Durations in microseconds.
+    """A fleet: what it sends, to whom, and how, and which part of it one process is. Durations in microseconds.
 
     Raises:
         PlanError: on creation.
@@ -77,6 +100,9 @@ class Plan(Workload):
     secret: str
     """Signs the agents' tokens."""
     org: str = "demo"
+    shard: Shard = WHOLE
+    source_addresses: tuple[str, ...] = ()
+    """From which the agents connect, in turn; empty: the system chooses."""
     duration_us: int | None = None
     """From the start, the ramp included; None: until it is stopped."""
     warm_up_us: int = 0
@@ -108,6 +134,37 @@ class Plan(Workload):
             raise PlanError(
                 "refused-retry", self.refused_seconds, "a shortest pause above 0, and a longest not below it"
             )
+        if not 1 <= self.shard.number <= self.shard.of:
+            raise PlanError("shard", self.shard, f"a shard from 1/{self.shard.of} to {self.shard.of}/{self.shard.of}")
+        if self.shard.of > self.agents:
+            raise PlanError("shard", self.shard, f"at most {self.agents} shards and processes, an agent for each")
+
+    @property
+    def numbers(self) -> range:
+        """Numbers of the agents of this shard."""
+        first, after = (self.agents * part // self.shard.of for part in (self.shard.number - 1, self.shard.number))
+        return range(self.first_agent + first, self.first_agent + after)
+
+    def start_us(self, number: int) -> int:
+        """When an agent dials for the first time, after the start; the ramp is that of the whole fleet."""
+        return self.ramp_us * (number - self.first_agent) // self.agents
+
+    def source_address(self, number: int) -> str | None:
+        """The address from which an agent connects; None: the system's choice."""
+        sources = self.source_addresses
+        return sources[(number - self.first_agent) % len(sources)] if sources else None
+
+
+def parse_shard(text: str) -> Shard:
+    """The shard of a text such as `2/3`.
+
+    Raises:
+        PlanError: it is no shard.
+    """
+    match = _SHARD.fullmatch(text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise PlanError("shard", text, "a shard such as 2/3: its number, from 1, and how many there are")
+    return Shard(int(match[1]), int(match[2]))
 
 
 def _at_least(workload: Workload, **least: int) -> None:
@@ -134,12 +191,13 @@ def agent_url(url: str, *, any_host: bool) -> str:
         port_is_good = False
     if parts.scheme not in {"ws", "wss"} or not parts.hostname or not port_is_good or parts.query or parts.fragment:
         raise PlanError("url", url, "ws://host:port or wss://host:port")
-    if not any_host and not _is_loopback(parts.hostname):
+    if not any_host and not is_loopback(parts.hostname):
         raise PlanError("url", url, "a server on this machine, or --i-own-this for one that you may load")
     return urlunsplit((parts.scheme, parts.netloc, parts.path if parts.path not in {"", "/"} else AGENT_PATH, "", ""))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or address, is this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

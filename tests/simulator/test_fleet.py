@@ -258,9 +258,9 @@ async def test_agents_that_dial_at_once_leave_turns_to_the_ticks() -> None:
             await asyncio.sleep(0)
             turn += 1
 
-    async def connect(url: str, token: str, subprotocol: str, session: Session) -> None:
+    async def connect(url: str, token: str, subprotocol: str, session: Session, source: str | None = None) -> None:
         begun[turn] += 1
-        await honest_connect(url, token, subprotocol, session)
+        await honest_connect(url, token, subprotocol, session, source)
 
     turns = asyncio.create_task(count_turns())
     async with fake_server() as server, running_fleet(server, agents=40, interval_us=500_000) as fleet:

@@ -5,7 +5,7 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.latency import Latency
+from simulator.latency import Latency, add_buckets, add_summaries, percentile_ms
 
 
 def test_percentiles_are_milliseconds() -> None:
@@ -80,10 +80,34 @@ def test_values_out_of_range_are_kept_at_the_edge_and_counted() -> None:
 
 
 def test_recent_values_are_taken_once() -> None:
-    """The last while's percentiles forget what they told."""
+    """The last while forgets what it told, and nothing of the whole."""
     latency = Latency()
     for us in (1000, 2000, 3000):
         latency.record(us)
 
-    assert latency.take_recent_ms() == {"p50": 2.0, "p99": 3.0}
-    assert latency.take_recent_ms() == {}
+    assert percentile_ms(latency.take_recent(), 50) == 2.0
+    assert latency.take_recent() == {}
+    latency.record(2000)
+    assert latency.take_recent() == {2000: 1}
+    assert latency.summary()["count"] == 4
+
+
+def test_percentiles_of_no_values_are_none() -> None:
+    """Silence is no latency of 0."""
+    assert percentile_ms({}, 99) is None
+    assert percentile_ms({1000: 99, 5000: 1}, 99) == 1.0
+    assert percentile_ms({1000: 98, 5000: 2}, 99) == 5.0
+
+
+@given(st.lists(st.lists(st.integers(1, 10**7), max_size=100), min_size=1, max_size=4))
+def test_summaries_add_up_without_loss(parts: list[list[int]]) -> None:
+    """The sum of several histograms is the histogram of all their values, to the bit."""
+    whole = Latency()
+    several = [Latency() for _ in parts]
+    for values, latency in zip(parts, several, strict=True):
+        for us in values:
+            whole.record(us)
+            latency.record(us)
+
+    assert add_summaries([latency.summary() for latency in several]) == whole.summary()
+    assert add_buckets([latency.take_recent() for latency in several]) == whole.take_recent()
