@@ -73,6 +73,8 @@ def verify(
     for path in ledger:
         if not path.is_file():
             _fail(_USAGE, f"--ledger {path}: expected a file")
+    if len({path.resolve() for path in ledger}) < len(ledger):
+        _fail(_USAGE, f"--ledger {' '.join(map(str, ledger))}: expected each of them once")
     findings = _verified(ledger, database_url, storage)
     for example in findings.examples:
         typer.echo(f"{example.kind}: {example.table}: {example.row}")

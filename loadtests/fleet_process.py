@@ -9,6 +9,7 @@ import msgspec
 from loadtests.children import Child, python
 from loadtests.scrape import scrape
 from loadtests.stage import ORG, ServerUnderTest, outer_environment
+from simulator.ledger import ledger_files
 from simulator.profiles import mix_text
 from simulator.scenario import Scenario
 
@@ -33,7 +34,7 @@ def make_fleet(
         scenario: says how many agents, of what kind, and how long.
         server: to which they connect.
         url: the way there, if not straight.
-        directory: gets `LEDGER`, `REPORT` and the log.
+        directory: gets the ledgers, `REPORT` and the log.
         warm_up_seconds: from its start; latencies of this time are left out of its report.
         endless: it stays until it is stopped, however long the scenario is.
     """
@@ -42,14 +43,21 @@ def make_fleet(
         "simulate", "--url", url or server.ws, "--org", ORG, "--agents", str(fleet.agents),
         "--containers", str(fleet.containers), "--interval", f"{fleet.interval_seconds:g}s",
         "--log-lines", str(fleet.log_lines), "--ramp", f"{fleet.ramp_seconds:g}s", "--seed", str(scenario.seed),
-        "--transport", fleet.transport, "--ledger", str(directory / LEDGER), "--report", str(directory / REPORT),
         "--profiles", mix_text(fleet.profiles), "--churn-per-hour", f"{fleet.churn_per_hour:g}",
-        "--troubled-commands", f"{fleet.troubled_commands:g}", "--warm-up", f"{warm_up_seconds:g}s", "--json",
+        "--troubled-commands", f"{fleet.troubled_commands:g}",
+        "--processes", str(fleet.processes), "--transport", fleet.transport,
+        "--ledger", str(directory / LEDGER), "--report", str(directory / REPORT),
+        "--warm-up", f"{warm_up_seconds:g}s", "--json",
     ]  # fmt: skip
     if not endless:
         arguments += ["--duration", f"{scenario.duration_seconds:g}s"]
     environ = outer_environment() | {"SEATRIAL_JWT_SECRET": server.secret}
     return Child("fleet", python("seatrial", *arguments), environ, directory / "fleet.log")
+
+
+def ledgers(scenario: Scenario, directory: Path) -> tuple[Path, ...]:
+    """The ledgers of the fleet, one of each process."""
+    return ledger_files(directory / LEDGER, scenario.fleet.processes)
 
 
 async def until_connected(fleet: Child, scenario: Scenario, server: ServerUnderTest) -> None:

@@ -23,7 +23,7 @@ from loadtests.children import MAX_GENERATOR_CPU, Child, ChildError
 from loadtests.database import AWAY, Reconnecting
 from loadtests.faults import FaultError, Faults
 from loadtests.fingerprint import Postgres, environment
-from loadtests.fleet_process import LEDGER, REPORT, make_fleet
+from loadtests.fleet_process import REPORT, ledgers, make_fleet
 from loadtests.fleet_report import catalogue as fleet_catalogue
 from loadtests.fleet_report import read_report
 from loadtests.measure import Latency, Series, now_us
@@ -115,7 +115,7 @@ class Run:
             await self._look_at_postgres(looking)
             network = self._network = await self._start_network(stack, server)
             sampler = self._sampler = Sampler(server.http, storage, looking)
-            verifier = stack.enter_context(Verifier([directory / LEDGER], storage, verifying.use))
+            verifier = stack.enter_context(Verifier(ledgers(scenario, directory), storage, verifying.use))
             rolling = RollingVerifier(verifier, scenario.storage.retention_seconds)
             self._outcome.findings = verifier.findings
             fleet = self._fleet = make_fleet(

@@ -1,16 +1,15 @@
 """`seatrial simulate`: the fleet as a command."""
 
-import asyncio
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
-    from simulator.fleet import Fleet
     from simulator.plan import Plan, Workload
+    from simulator.status import Status
 
 _USAGE, _ENVIRONMENT, _INVALID, _INTERRUPTED = 2, 3, 12, 130
 
@@ -35,7 +34,16 @@ def simulate(
         str, typer.Option(help="Latencies of this time from the start are left out of the report.")
     ] = "0s",
     org: Annotated[str, typer.Option(help="Organisation of the agents.")] = "demo",
-    first_agent: Annotated[int, typer.Option(help="Number of the first agent; for a second process.")] = 1,
+    first_agent: Annotated[int, typer.Option(help="Number of the first agent; for a second fleet.")] = 1,
+    processes: Annotated[int, typer.Option(help="Split the fleet over so many processes of this machine.")] = 1,
+    shard: Annotated[str, typer.Option(help="Run only this part of the fleet: 2/3; for several machines.")] = "1/1",
+    start_at: Annotated[
+        str | None, typer.Option(help="When it begins, such as 2026-01-31T12:00:00Z; equal for all shards.")
+    ] = None,
+    source_addresses: Annotated[
+        str | None,
+        typer.Option(help="Connect from so many addresses of 127.0.0.0/8, or from these: 10.0.0.5,10.0.0.6."),
+    ] = None,
     transport: Annotated[str, typer.Option(help="WebSocket client: picows or websockets.")] = "picows",
     ledger: Annotated[Path | None, typer.Option(help="Write what was done to this new file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the final figures to this file, as JSON.")] = None,
@@ -44,6 +52,13 @@ def simulate(
     scenario: Annotated[
         Path | None, typer.Option(help="With --describe: take the fleet and the faults from this file.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Serve the fleet's figures to Prometheus on this port of 127.0.0.1; 0: a free one."),
+    ] = None,
+    split_cpu: Annotated[
+        bool, typer.Option("--split-cpu", help="Measure what making rows costs; that takes 1 us a message.")
+    ] = False,
     jwt_secret: Annotated[
         str, typer.Option(envvar="SEATRIAL_JWT_SECRET", show_envvar=True, help="Signs the agents' tokens.")
     ] = "",
@@ -60,9 +75,13 @@ def simulate(
     Exit code: 0 done, 2 wrong usage, 3 no agent could ever connect, 12 the fleet itself was the bottleneck, 130
     interrupted.
     """
+    from simulator.ledger import ledger_files
     from simulator.link import Transport
-    from simulator.plan import Plan, PlanError, Workload, agent_url
+    from simulator.plan import Plan, PlanError, Workload, agent_url, parse_shard
+    from simulator.processes import check_processes
     from simulator.profiles import DEFAULT_MIX, MixError, parse_mix
+    from simulator.sources import check_usable
+    from simulator.sources import source_addresses as sources
 
     try:
         if scenario is not None and not describe:
@@ -88,12 +107,15 @@ def simulate(
         if transport not in tuple(Transport):
             raise PlanError("transport", transport, " or ".join(Transport))
         refused_seconds = _micros("refused-retry", refused_retry) / 1e6
+        target = agent_url(url, any_host=i_own_this)
         plan = Plan(
-            url=agent_url(url, any_host=i_own_this),
+            url=target,
             secret=jwt_secret,
             org=org,
             agents=agents,
             first_agent=first_agent,
+            shard=parse_shard(shard),
+            source_addresses=sources(source_addresses, target, agents),
             containers=containers,
             log_lines=log_lines,
             interval_us=_micros("interval", interval),
@@ -109,15 +131,21 @@ def simulate(
             spool_bytes=spool_bytes,
             spool_us=_micros("spool-age", spool_age),
             refused_seconds=(refused_seconds, 2 * refused_seconds),
+            split_cpu=split_cpu,
         )
+        check_processes(plan, processes)
+        check_usable(plan.source_addresses)
+        start_us = None if start_at is None else _moment("start-at", start_at)
         for name, path in (("ledger", ledger), ("report", report)):
             if path is not None and not path.parent.is_dir():
                 raise PlanError(name, path, "a file in a directory that exists")
-        if ledger is not None and ledger.exists():
-            raise PlanError("ledger", ledger, "a file that does not exist yet")
+        for path in () if ledger is None else ledger_files(ledger, processes):
+            if path.exists():
+                raise PlanError("ledger", path, "a file that does not exist yet")
+        code = _run(plan, processes, ledger, report, start_us, as_json=as_json, metrics_port=metrics_port)
     except PlanError as error:
         _fail(_USAGE, str(error))
-    raise typer.Exit(_run(plan, ledger, report, as_json=as_json))
+    raise typer.Exit(code)
 
 
 def _describe(workload: "Workload", duration_us: int | None, scenario: Path | None, *, as_json: bool) -> None:
@@ -138,61 +166,85 @@ def _describe(workload: "Workload", duration_us: int | None, scenario: Path | No
     typer.echo(msgspec.json.encode(told).decode() if as_json else "\n".join(told.lines()))
 
 
-def _run(plan: "Plan", ledger: Path | None, report_path: Path | None, *, as_json: bool) -> int:
+def _run(
+    plan: "Plan",
+    processes: int,
+    ledger: Path | None,
+    report_path: Path | None,
+    start_us: int | None,
+    *,
+    as_json: bool,
+    metrics_port: int | None,
+) -> int:
+    from contextlib import ExitStack
+
     import msgspec
-    import uvloop
 
-    from simulator.fleet import Fleet
-    from simulator.report import report
-    from simulator.status import StatusLine
+    from simulator.running import run_here, run_processes
+    from simulator.view import View
 
-    received: list[signal.Signals] = []
-    with StatusLine(as_json=as_json) as line:
-        fleet = Fleet(plan, ledger, line.show, owns_process=True)
+    with ExitStack() as stack:
+        exposition = None
+        if metrics_port is not None:
+            from simulator.exposition import ADDRESS, Exposition
+
+            exposition = stack.enter_context(Exposition(metrics_port))
+            if not metrics_port:
+                sys.stderr.write(f"figures on http://{ADDRESS}:{exposition.port}/metrics\n")
+        view = stack.enter_context(View(as_json=as_json, title=f"{len(plan.numbers):,} agents at {plan.url}"))
+
+        def tell(status: "Status") -> None:
+            view.show(status)
+            if exposition is not None:
+                exposition.update(status)
+
         try:
-            uvloop.run(_until_stopped(fleet, received))
+            if processes == 1:
+                received, final, failures = run_here(plan, ledger, start_us, tell)
+            else:
+                received, final, failures = run_processes(plan, processes, ledger, start_us, tell)
         except OSError as error:
             _fail(_ENVIRONMENT, f"ledger = {ledger}: {error.strerror or error}: expected a file that can be written")
-    final = report(fleet)
-    if report_path is not None:
+    if report_path is not None and final is not None:
         report_path.write_bytes(msgspec.json.format(msgspec.json.encode(final)) + b"\n")
-    return _exit_code(fleet, final["invalid"], received)
+    sys.stderr.writelines(f"{failure}\n" for failure in failures)
+    if failures:
+        return _ENVIRONMENT
+    return _exit_code(final, received)
 
 
-async def _until_stopped(fleet: "Fleet", received: list[signal.Signals]) -> None:
-    """Run the fleet; the first SIGINT or SIGTERM stops it in order, a second one cuts that short."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    running = asyncio.ensure_future(fleet.run(stop))
-
-    def on_signal(which: signal.Signals) -> None:
-        if received:
-            running.cancel()
-        received.append(which)
-        stop.set()
-
-    for which in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(which, on_signal, which)
-    try:
-        await running
-    except asyncio.CancelledError:
-        if not received:
-            raise
-
-
-def _exit_code(fleet: "Fleet", invalid: list[str], received: list[signal.Signals]) -> int:
+def _exit_code(report: dict[str, Any] | None, received: list[signal.Signals]) -> int:
     if received and received[0] is signal.SIGINT:
         return _INTERRUPTED
-    counts = fleet.counts
+    if report is None:  # stopped before there was anything
+        return 0
     # Stopped before the first answer came: nothing is known against the server.
-    if not counts.welcomes and (counts.refused or counts.closes or not received):
-        refused = ", ".join(f"{count} x {what}" for what, count in counts.refused.items())
-        sys.stderr.write(f"no agent could connect to {fleet.plan.url}: {refused or 'no welcome'}\n")
+    if not report["welcomes"] and (report["refused"] or report["closes"] or not received):
+        refused = ", ".join(f"{count} x {what}" for what, count in report["refused"].items())
+        sys.stderr.write(f"no agent could connect to {report['url']}: {refused or 'no welcome'}\n")
         return _ENVIRONMENT
-    if invalid:
-        sys.stderr.writelines(f"invalid: {reason}\n" for reason in invalid)
+    if report["invalid"]:
+        sys.stderr.writelines(f"invalid: {reason}\n" for reason in report["invalid"])
         return _INVALID
     return 0
+
+
+def _moment(field: str, text: str) -> int:
+    """A time to come, such as `2026-01-31T12:00:00Z`, in Unix microseconds."""
+    from datetime import UTC, datetime, timedelta
+
+    from simulator.plan import PlanError
+
+    now = datetime.now(UTC)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise PlanError(field, text, "a time with its zone, such as 2026-01-31T12:00:00Z")
+    if not now < found <= now + timedelta(days=1):
+        raise PlanError(field, text, f"a time within the next day; it is {now:%Y-%m-%dT%H:%M:%SZ}")
+    return round(found.timestamp() * 1_000_000)
 
 
 def _micros(field: str, text: str) -> int:

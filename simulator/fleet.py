@@ -29,9 +29,11 @@ from simulator.ledger import Header, LedgerWriter, Record
 from simulator.link import Refused, Session, Unreachable, connect_by
 from simulator.load import OwnLoad
 from simulator.loglines import LogLines
+from simulator.merge import CONNECTION_SECONDS
 from simulator.names import Names
 from simulator.plan import Plan
 from simulator.spool import Spool
+from simulator.timed_host import TimedHost
 from simulator.tokens import agent_token
 
 FLUSH_SECONDS = 0.25
@@ -50,8 +52,6 @@ older one. Little that is made per batch is in a cycle, and what is held waits f
 _LAG_SECONDS = 0.1
 _SHORTEST_SLEEP_SECONDS = 0.001
 """A loop with timers of a millisecond takes a shorter one for none at all, and would spin."""
-CONNECTION_SECONDS = 20_000
-"""Seconds in which connections changed that are kept; of a longer run the newest."""
 _NAP_FRACTION = 500
 """Pacing sleeps for at least this part of the interval: ticks that are due in the meantime share a turn of the loop. A turn
 costs more than two batches; at 2 ms of a second 10 000 agents share it by twenties.
@@ -177,7 +177,7 @@ class Fleet:
         lines, names = LogLines(plan.seed), Names(plan.seed)
         max_ticks = max(1, plan.spool_us // plan.interval_us)
         hosts = [
-            FakeHost(
+            self._host(
                 seed=plan.seed,
                 agent=number,
                 containers=plan.containers,
@@ -200,10 +200,13 @@ class Fleet:
         self._freeze()
         return hosts, pool_digest(lines, names)
 
+    def _host(self, **values: Any) -> FakeHost:
+        return TimedHost(self.load, **values) if self.plan.split_cpu else FakeHost(**values)
+
     def _set_out(self, hosts: list[FakeHost], digest: str, start_us: int) -> None:
         """Begin the timeline. Building took a while, and is no part of it."""
         self.t0_us = start_us
-        self.load = OwnLoad()
+        self.load.begin()
         for host in hosts:
             host.t0_us = start_us
         if self._ledger_path is not None:
@@ -319,10 +322,12 @@ class Fleet:
 
     def _write_progress(self) -> None:
         """Write the ledger up to now."""
+        begun = time.thread_time()
         changed, self._changed = self._changed, []
         agents = [delivery.progress() for delivery in changed]
         if self._ledger is not None:
             self._ledger.flush(self.now_us(), agents)
+        self.load.ledger_seconds += time.thread_time() - begun
         self._check_settled()
 
     def _close_ledger(self) -> None:

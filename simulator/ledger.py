@@ -22,6 +22,13 @@ VERSION = 2
 _READ_BYTES = 1 << 20
 
 
+def ledger_files(path: Path, processes: int) -> tuple[Path, ...]:
+    """The ledgers of a fleet: the file itself, or one per process: `ledger-1.jsonl`, `ledger-2.jsonl`, ..."""
+    if processes == 1:
+        return (path,)
+    return tuple(path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, processes + 1))
+
+
 class LedgerError(Exception):
     """A ledger that cannot be read: no header, another version, or a line that is no record."""
 

@@ -17,8 +17,16 @@ class OwnLoad:
     cpu_max: float = 0.0
     """Highest mean over WINDOW_SECONDS; over the whole time if that was shorter."""
     loop_lag_max_ms: float = 0.0
+    generation_seconds: float = 0.0
+    """CPU time that making rows took; 0 unless the fleet was told to measure it."""
+    ledger_seconds: float = 0.0
+    """CPU time that writing the ledger took."""
     _started: tuple[float, float] = field(default_factory=lambda: (time.monotonic(), time.process_time()))
     _window: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW_SECONDS + 1))
+
+    def begin(self) -> None:
+        """From now on it counts: what was built before is no part of the run."""
+        self._started = time.monotonic(), time.process_time()
 
     def sample(self) -> None:
         """Read the process' CPU time."""
@@ -36,6 +44,11 @@ class OwnLoad:
     def lag(self, seconds: float) -> None:
         """Note by how much a timer of the event loop was late."""
         self.loop_lag_max_ms = max(self.loop_lag_max_ms, seconds * 1000)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time since the start."""
+        return time.process_time() - self._started[1]
 
     @property
     def cpu_mean(self) -> float:

@@ -31,8 +31,9 @@ def report(fleet: Fleet) -> dict[str, Any]:
         "version": VERSION,
         "url": plan.url,
         "org": plan.org,
-        "agents": plan.agents,
-        "first_agent": plan.first_agent,
+        "shard": str(plan.shard),
+        "agents": len(plan.numbers),
+        "first_agent": plan.numbers.start,
         "containers": plan.containers,
         "log_lines": plan.log_lines,
         "interval_ms": plan.interval_us / 1000,
@@ -72,29 +73,12 @@ def report(fleet: Fleet) -> dict[str, Any]:
         "ack_latency_ms": fleet.ack_latency.summary(),
         "schedule_lag_ms": fleet.schedule_lag.summary(),
         "cpu": {"max": round(fleet.load.cpu_max, 3), "mean": round(fleet.load.cpu_mean, 3)},
+        "cpu_seconds": {
+            "all": round(fleet.load.cpu_seconds, 3),
+            "generation": round(fleet.load.generation_seconds, 3),
+            "ledger": round(fleet.load.ledger_seconds, 3),
+        },
         "loop_lag_max_ms": round(fleet.load.loop_lag_max_ms, 3),
         "clock_offset_ms": offsets[len(offsets) // 2] / 1000 if offsets else None,
         "invalid": invalid_reasons(fleet),
-    }
-
-
-def status(fleet: Fleet) -> dict[str, Any]:
-    """How the fleet stands; the latencies are those since the last call."""
-    counts = fleet.counts
-    ack, lag = fleet.ack_latency.take_recent_ms(), fleet.schedule_lag.take_recent_ms()
-    return {
-        "at_us": fleet.now_us(),
-        "agents": fleet.plan.agents,
-        "connected": sum(agent.connected for agent in fleet.agents),
-        "batches_produced": counts.batches_produced,
-        "batches_acked": counts.batches_acked,
-        "batches_resent": counts.batches_resent,
-        "batches_dropped": counts.batches_dropped,
-        "backlog": counts.batches_produced - counts.batches_acked - counts.batches_dropped,
-        "rows": counts.metrics_produced + counts.logs_produced,
-        "skipped_ticks": counts.skipped_ticks,
-        "ack_p50_ms": ack.get("p50"),
-        "ack_p99_ms": ack.get("p99"),
-        "schedule_lag_p99_ms": lag.get("p99"),
-        "cpu": round(fleet.load.cpu_last, 3),
     }

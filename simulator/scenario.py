@@ -70,6 +70,7 @@ class Fleet(Struct, frozen=True, kw_only=True):
     log_lines: int
     """Per agent and interval."""
     ramp_seconds: float
+    processes: int
     transport: str
     profiles: dict[str, int] = field(default_factory=lambda: dict(DEFAULT_MIX))
     """Weights of what the containers do."""
@@ -351,6 +352,9 @@ class _Reader:
             if values["fleet.churn_per_hour"] > most:
                 expected = f"at most {most:g}, so that a container lives for some intervals"
                 self._conflict("fleet.churn_per_hour", f"expected {expected}")
+        agents = values.get("fleet.agents")
+        if agents is not None and values.get("fleet.processes", 1) > agents:
+            self._conflict("fleet.processes", f"must not exceed fleet.agents ({agents}): an agent for each")
         for rate, users in _RATES.items():
             # A flag may switch off the users of a file; a file that does so itself says two things.
             idle = all(values.get(key) == 0 for key in users) and not any(key in self._overrides for key in users)

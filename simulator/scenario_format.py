@@ -253,6 +253,7 @@ KEYS: dict[str, Key] = {
     "fleet.profiles": Key(_mix, mix_text(DEFAULT_MIX), "What the containers do: the weight of each profile."),
     "fleet.churn_per_hour": Key(_number(0, 1_000_000), 0, "Containers of an agent that are re-created in an hour."),
     "fleet.troubled_commands": Key(_number(0, 1), 0, "Share of the commands that a host carries out late, or refuses."),
+    "fleet.processes": Key(_integer(1, 64), 1, "Processes over which the agents are spread."),
     "fleet.transport": Key(_one_of("transport", "picows", "websockets"), "picows", "WebSocket client of the fleet."),
     "ui.subscribers": Key(_integer(0, 10_000), 0, "Simulated browsers that watch live."),
     "ui.chart_readers": Key(_integer(0, 1000), 0, "Simulated users who read charts, one a second each."),

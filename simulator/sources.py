@@ -40,7 +40,9 @@ def source_addresses(wanted: str | None, url: str, agents: int) -> tuple[str, ..
     if not _reached_over_ipv4_loopback(host):
         if wanted is not None:
             raise PlanError(
-                "source-addresses", wanted, f"the addresses themselves, as {host} is not on 127.0.0.0/8: 10.0.0.5,10.0.0.6"
+                "source-addresses",
+                wanted,
+                f"the addresses themselves, as {host} is not on 127.0.0.0/8: 10.0.0.5,10.0.0.6",
             )
         if agents > AGENTS_PER_ADDRESS:
             raise PlanError(
@@ -49,7 +51,7 @@ def source_addresses(wanted: str | None, url: str, agents: int) -> tuple[str, ..
                 f" which {host} can be reached, or shards on several machines",
             )  # fmt: skip
         return ()
-    count = -(-agents // AGENTS_PER_ADDRESS) if wanted is None else int(wanted)
+    count = max(1, -(-agents // AGENTS_PER_ADDRESS)) if wanted is None else int(wanted)
     if not 1 <= count <= MAX_ADDRESSES:
         raise PlanError("source-addresses", wanted or count, f"1 to {MAX_ADDRESSES} addresses")
     return tuple(str(_FIRST + number) for number in range(count)) if wanted is not None or count > 1 else ()

@@ -1,70 +1,123 @@
-"""The line that tells how a running fleet stands: JSON, one live line on a terminal, or plain lines."""
+"""How a running fleet stands: taken once a second, added up over processes, told by the names of the report."""
 
-import json
-import sys
-from typing import Any, Self
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+import psutil
+from msgspec import Struct
 
-from simulator.fleet import Fleet
-from simulator.report import status
+from simulator.latency import Buckets, add_buckets, percentile_ms
 
-_PLAIN_EVERY = 5
-"""Seconds between two plain lines: enough for a log file, not too much."""
+if TYPE_CHECKING:
+    from simulator.fleet import Fleet
 
 
-class StatusLine:
-    """Shows the fleet's state once a second while it is entered.
+class Status(Struct, frozen=True, kw_only=True):
+    """A fleet, or a part of it, at one moment. Counts are since its start."""
+
+    at_us: int
+    """Unix microseconds."""
+    agents: int
+    connected: int
+    batches_produced: int
+    batches_sent: int
+    """Those sent again included."""
+    batches_acked: int
+    batches_resent: int
+    batches_dropped: int
+    rows: int
+    skipped_ticks: int
+    faults: dict[str, int]
+    """How often each kind happened."""
+    cpu: float
+    """Of a core, over the last second, of all processes together."""
+    cpu_seconds: float
+    generation_cpu_seconds: float
+    """Of that, making rows; 0 unless it is measured."""
+    ledger_cpu_seconds: float
+    """Of that, writing the ledger."""
+    rss_bytes: int
+    ack: Buckets
+    """From due to acknowledged, since the status before."""
+    lag: Buckets
+    """From due to produced, since the status before."""
+
+
+_SINCE_BEFORE = {"ack", "lag"}
+_OF_A_MOMENT = {"at_us"}
+
+
+def status(fleet: "Fleet") -> Status:
+    """How a fleet stands; its latencies are those since the last call."""
+    counts = fleet.counts
+    return Status(
+        at_us=fleet.now_us(),
+        agents=len(fleet.agents),
+        connected=sum(agent.connected for agent in fleet.agents),
+        batches_produced=counts.batches_produced,
+        batches_sent=counts.batches_sent,
+        batches_acked=counts.batches_acked,
+        batches_resent=counts.batches_resent,
+        batches_dropped=counts.batches_dropped,
+        rows=counts.metrics_produced + counts.logs_produced,
+        skipped_ticks=counts.skipped_ticks,
+        faults={},
+        cpu=round(fleet.load.cpu_last, 3),
+        cpu_seconds=round(time.process_time(), 3),
+        generation_cpu_seconds=round(fleet.load.generation_seconds, 3),
+        ledger_cpu_seconds=round(fleet.load.ledger_seconds, 3),
+        rss_bytes=psutil.Process().memory_info().rss,
+        ack=fleet.ack_latency.take_recent(),
+        lag=fleet.schedule_lag.take_recent(),
+    )
+
+
+def add(parts: Sequence[Sequence[Status]]) -> Status:
+    """The status of a fleet of several processes.
 
     Args:
-        as_json: one JSON object per second on standard output. Else people are told on standard error.
+        parts: of each process every status since the last call, at least one.
     """
-
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-        console = Console(stderr=True)
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
-        self._console = console
-        self._calls = 0
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def show(self, fleet: Fleet) -> None:
-        """Tell how the fleet stands now."""
-        now = status(fleet)
-        self._calls += 1
-        if self._as_json:
-            sys.stdout.write(json.dumps(now) + "\n")
-            sys.stdout.flush()
-        elif self._live is not None:
-            self._live.update(Text(_sentence(now)), refresh=True)
-        elif self._calls % _PLAIN_EVERY == 1:
-            self._console.print(_sentence(now), markup=False, highlight=False, soft_wrap=True)
+    newest = [statuses[-1] for statuses in parts]
+    total: dict[str, Any] = {
+        name: sum(getattr(one, name) for one in newest)
+        for name in Status.__struct_fields__
+        if name not in {*_SINCE_BEFORE, *_OF_A_MOMENT, "faults"}
+    }
+    faults: dict[str, int] = {}
+    for one in newest:
+        for kind, count in one.faults.items():
+            faults[kind] = faults.get(kind, 0) + count
+    for name in _SINCE_BEFORE:
+        total[name] = add_buckets([getattr(one, name) for statuses in parts for one in statuses])
+    return Status(at_us=max(one.at_us for one in newest), faults=faults, **total)
 
 
-def _sentence(now: dict[str, Any]) -> str:
-    parts = [
-        f"{now['connected']}/{now['agents']} agents connected",
-        f"{now['batches_acked']} of {now['batches_produced']} batches acknowledged",
-        f"ack p50 {_ms(now['ack_p50_ms'])} p99 {_ms(now['ack_p99_ms'])}",
-        f"lag p99 {_ms(now['schedule_lag_p99_ms'])}",
-        f"CPU {now['cpu']:.0%}",
-    ]
-    parts += [f"{now[name]} {name.replace('_', ' ')}" for name in _UNUSUAL if now[name]]
-    return ", ".join(parts)
-
-
-_UNUSUAL = ("batches_resent", "batches_dropped", "skipped_ticks")
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} ms"
+def told(now: Status, before: Status | None) -> dict[str, Any]:
+    """A status as one flat object, with rates since the one before."""
+    seconds = (now.at_us - before.at_us) / 1e6 if before is not None else 0.0
+    sent = now.batches_sent - before.batches_sent if before is not None else 0
+    return {
+        "at_us": now.at_us,
+        "agents": now.agents,
+        "connected": now.connected,
+        "messages_per_second": round(sent / seconds, 1) if seconds > 0 else None,
+        "batches_produced": now.batches_produced,
+        "batches_sent": now.batches_sent,
+        "batches_acked": now.batches_acked,
+        "batches_resent": now.batches_resent,
+        "batches_dropped": now.batches_dropped,
+        "backlog": now.batches_produced - now.batches_acked - now.batches_dropped,
+        "rows": now.rows,
+        "skipped_ticks": now.skipped_ticks,
+        "faults": now.faults,
+        "ack_p50_ms": percentile_ms(now.ack, 50),
+        "ack_p99_ms": percentile_ms(now.ack, 99),
+        "schedule_lag_p99_ms": percentile_ms(now.lag, 99),
+        "cpu": round(now.cpu, 3),
+        "cpu_seconds": round(now.cpu_seconds, 3),
+        "generation_cpu_seconds": round(now.generation_cpu_seconds, 3),
+        "ledger_cpu_seconds": round(now.ledger_cpu_seconds, 3),
+        "rss_bytes": now.rss_bytes,
+    }

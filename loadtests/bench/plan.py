@@ -24,7 +24,7 @@ def plan(
         name=name, path="", question="", duration_seconds=seconds, seed=seed,
         fleet=Fleet(
             agents=agents, containers=containers, interval_seconds=1.0, log_lines=log_lines, ramp_seconds=ramp_seconds,
-            transport="picows",
+            processes=1, transport="picows",
         ),
         ui=Ui(subscribers=0, chart_readers=0, log_downloaders=0, auditors=0, spawn_rate=1.0),
         actions=Actions(operators=0, per_second=0.0),

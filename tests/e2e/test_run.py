@@ -95,16 +95,17 @@ async def test_ranges_of_time_are_verified_and_dropped_under_load(tmp_path: Path
 
 
 async def test_a_killed_server_is_started_again_and_nothing_is_lost(tmp_path: Path, postgres_dsn: str) -> None:
-    """Kill -9 in mid-run: the runner restarts it, agents resend, the ledger is clean."""
+    """Kill -9 in mid-run: the runner restarts it, agents of two processes resend, both their ledgers are clean."""
     text = SCENARIO.replace('duration = "6s"', 'duration = "12s"').replace('retention = "4s"', 'retention = "60s"')
     text = text.replace("[thresholds]", '[[fault]]\nat = "3s"\nkind = "server_kill"\n[thresholds]')
     text += '"server_restarts.count" = "== 1"\n'
-    code, out, err = await run(tmp_path, text, "--database-url", postgres_dsn)
+    code, out, err = await run(tmp_path, text, "--database-url", postgres_dsn, "--set", "fleet.processes=2")
     made = result(tmp_path)
 
     assert code == 0, out + err
     assert [fault["kind"] for fault in made["faults"]] == ["server_kill"]
     assert made["metrics"]["ledger_missing"]["statistics"]["count"] == 0
+    assert {"ledger-1.jsonl", "ledger-2.jsonl"} <= {p.name for p in (tmp_path / "runs" / "latest").iterdir()}
 
 
 async def test_a_failed_threshold_exits_10(tmp_path: Path, postgres_dsn: str) -> None:

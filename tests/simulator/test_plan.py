@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from simulator.plan import Plan, PlanError, Workload, agent_url
+from simulator.plan import Plan, PlanError, Shard, Workload, agent_url, parse_shard
 
 SECRET = "s" * 32
 MOST = "1800, so that a container lives for 10 intervals on average"
@@ -25,6 +27,9 @@ MOST = "1800, so that a container lives for 10 intervals on average"
         ("duration_us", 0, "duration = 0s: expected more than 0s"),
         ("secret", "short", "jwt-secret = <5 bytes>: expected at least 32 bytes"),
         ("org", "", "org = '': expected 1 to 128 characters"),
+        ("shard", Shard(0, 2), "shard = 0/2: expected a shard from 1/2 to 2/2"),
+        ("shard", Shard(3, 2), "shard = 3/2: expected a shard from 1/2 to 2/2"),
+        ("shard", Shard(1, 101), "shard = 1/101: expected at most 100 shards and processes, an agent for each"),
     ],
 )
 def test_a_wrong_value_is_named(field: str, value: object, message: str) -> None:
@@ -77,3 +82,42 @@ def test_churn_is_told_in_ticks(churn_per_hour: float, containers: int, interval
     workload = Workload(churn_per_hour=churn_per_hour, containers=containers, interval_us=interval_us)
 
     assert workload.churn_ticks == ticks
+
+
+@given(st.integers(1, 5000), st.integers(1, 20), st.integers(1, 5), st.integers(1, 10**6))
+def test_shards_are_the_fleet(agents: int, shards: int, processes: int, first: int) -> None:
+    """Every agent is in exactly one shard, also where shards are split over processes, and none is empty."""
+    agents = max(agents, shards * processes)
+    numbers: list[int] = []
+    for number in range(1, shards + 1):
+        shard = Shard(number, shards)
+        whole = _plan(agents=agents, first_agent=first, shard=shard).numbers
+        parts = [
+            _plan(agents=agents, first_agent=first, shard=shard.part(p, processes)).numbers
+            for p in range(1, processes + 1)
+        ]
+        assert all(parts)
+        assert [n for part in parts for n in part] == list(whole)
+        numbers += whole
+
+    assert numbers == list(range(first, first + agents))
+
+
+def test_the_ramp_is_that_of_the_whole_fleet() -> None:
+    """An agent dials at the same moment whichever process it is in."""
+    whole = _plan(agents=7, first_agent=3, ramp_us=700_000)
+    halves = [_plan(agents=7, first_agent=3, ramp_us=700_000, shard=Shard(n, 2)) for n in (1, 2)]
+
+    assert [half.start_us(n) for half in halves for n in half.numbers] == [whole.start_us(n) for n in whole.numbers]
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "a/b"])
+def test_a_text_that_is_no_shard_is_refused(text: str) -> None:
+    """A number from 1 and how many there are."""
+    with pytest.raises(PlanError, match=f"shard = {text}: expected a shard such as 2/3"):
+        parse_shard(text)
+    assert parse_shard("2/3") == Shard(2, 3)
+
+
+def _plan(**values: Any) -> Plan:
+    return Plan(**({"url": "ws://127.0.0.1:1/ws/agent", "secret": SECRET} | values))

@@ -152,6 +152,7 @@ def test_a_threshold_compares(op: str, below: int, equal: int, above: int) -> No
         ('duration = "-4s"', 'x.toml: duration = "-4s": expected a number with a unit'),
         ('duration = "٤s"', 'x.toml: duration = "٤s": expected a number with a unit'),
         ('[fleet]\ninterval = "50ms"', 'x.toml: fleet.interval = "50ms": expected a duration from 100ms to 1h'),
+        ("[fleet]\nprocesses = 0", "x.toml: fleet.processes = 0: expected an integer from 1 to 64"),
         ('[fleet]\ntransport = "udp"', 'x.toml: fleet.transport = "udp": expected a transport: picows, websockets'),
         (
             "[fleet.profiles]\nwebb = 1",
@@ -266,6 +267,10 @@ FAULT = '[[fault]]\nat = "15s"\nkind = "server_kill"\n'
         (
             '[storage]\nretention = "30s"',
             'x.toml: storage.prune_interval = "1m": must be shorter than storage.retention (30s)',
+        ),
+        (
+            "[fleet]\nagents = 3\nprocesses = 4",
+            "x.toml: fleet.processes = 4: must not exceed fleet.agents (3): an agent for each",
         ),
         ('duration = "5s"', 'x.toml: fleet.ramp = "5s": must be shorter than duration (5s)'),
         ('[fleet]\ninterval = "41s"', 'x.toml: fleet.interval = "41s": must be shorter than duration (40s)'),
