@@ -1,6 +1,8 @@
 """The fleet of a run: its process, as users start it, and the files that it leaves."""
 
 import asyncio
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,16 @@ def read_report(directory: Path) -> dict[str, Any]:
     """
     report: dict[str, Any] = msgspec.json.decode((directory / REPORT).read_bytes())
     return report
+
+
+def last_status(log: Path) -> dict[str, Any]:
+    """The newest line that a fleet told with `--json`, from its log; empty until there is one."""
+    with suppress(OSError, ValueError):
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 4096))
+            lines = [line for line in file.read().split(b"\n") if line.startswith(b"{")]
+        for line in reversed(lines):
+            with suppress(ValueError):
+                found: dict[str, Any] = json.loads(line)
+                return found
+    return {}

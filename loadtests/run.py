@@ -5,7 +5,6 @@ and leaves nothing behind, however it ends.
 """
 
 import asyncio
-import json
 import signal
 import sys
 from collections.abc import Awaitable, Coroutine, Mapping
@@ -23,7 +22,7 @@ from loadtests.children import MAX_GENERATOR_CPU, Child, ChildError
 from loadtests.database import AWAY, Reconnecting
 from loadtests.faults import FaultError, Faults
 from loadtests.fingerprint import Postgres, environment
-from loadtests.fleet_process import REPORT, ledgers, make_fleet
+from loadtests.fleet_process import REPORT, last_status, ledgers, make_fleet
 from loadtests.fleet_report import catalogue as fleet_catalogue
 from loadtests.fleet_report import read_report
 from loadtests.measure import Latency, Series, now_us
@@ -263,7 +262,7 @@ class Run:
         while True:
             await asyncio.sleep(1.0)
             elapsed = asyncio.get_running_loop().time() - begun
-            fleet = _last_status(log)
+            fleet = last_status(log)
             oldest = sampler.series["oldest_row_age_s"].statistics().get("last")
             self._progress.show(
                 elapsed, self._scenario.duration_seconds, fleet, sampler.rows_per_second, oldest, self._outcome.findings
@@ -385,19 +384,6 @@ class _Background:
             return int(waited.result())
         finally:
             waited.cancel()
-
-
-def _last_status(log: Path) -> dict[str, Any]:
-    """The fleet's newest status line; empty until there is one."""
-    with suppress(OSError, ValueError):
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - 4096))
-            lines = [line for line in file.read().split(b"\n") if line.startswith(b"{")]
-        for line in reversed(lines):
-            with suppress(ValueError):
-                found: dict[str, Any] = json.loads(line)
-                return found
-    return {}
 
 
 async def run(scenario: Scenario, directory: Path, database_url: str | None) -> Result:

@@ -32,7 +32,8 @@ ServerVariables = Annotated[
 Pins = Annotated[
     list[str] | None,
     typer.Option(
-        "--pin", help="Hold a component to cores: server=0, postgres=0-1, fleet=, receivers=, operators=, peers=."
+        "--pin",
+        help="Hold a component to cores: server=0, postgres=0-1, fleet=, receivers=, operators=, sink=, peers=.",
     ),
 ]
 Keep = Annotated[Path | None, typer.Option("--keep", help="Keep logs, ledger and reports in this new folder.")]
@@ -181,6 +182,39 @@ def bench_actions(
         postgres=_postgres(postgres, database_url), server=_server(server), pins=_pins(pin),
     )  # fmt: skip
     _at_most("--topics", topics, options.watched, "the containers of its hosts that are not acted on")
+    _perform(lambda directory: run(options, directory), json_file, keep)
+
+
+@app.command("simulator")
+def bench_simulator(
+    agents: Annotated[int, typer.Option(min=2, max=20_000, help="Simulated agents.")] = 10_000,
+    containers: Annotated[int, typer.Option(min=1, max=1_000, help="Containers of each, a sample a second.")] = 10,
+    log_lines: Annotated[int, typer.Option(min=0, max=100, help="Log lines of each agent and second.")] = 0,
+    seconds: Annotated[float, typer.Option(min=2, max=3_600, help="Of each measurement.")] = 15.0,
+    ramp: Annotated[float, typer.Option(min=1, max=600, help="Seconds over which each of them connects.")] = 8.0,
+    websockets_agents: Annotated[
+        int | None, typer.Option(min=1, max=20_000, help="Agents over `websockets`. Default: a fifth.")
+    ] = None,
+    users: Annotated[
+        int, typer.Option(min=1, max=20_000, help="Users of Locust and of Artillery, a message a second each.")
+    ] = 400,
+    artillery: Annotated[Path | None, typer.Option(help="Artillery's command. Default: the one on PATH.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every value.")] = 1,
+    pin: Pins = None,
+    json_file: JsonFile = None,
+    keep: Keep = None,
+) -> None:
+    """CPU and memory of the fleet itself against a bare sink, beside `websockets`, Locust and Artillery."""
+    from loadtests.bench.simulator import Options, run
+
+    if artillery is not None and not artillery.is_file():
+        typer.echo(f"--artillery {artillery}: expected Artillery's command", err=True)
+        raise typer.Exit(_USAGE)
+    options = Options(
+        agents=agents, containers=containers, log_lines=log_lines, seconds=seconds, ramp_seconds=ramp,
+        websockets_agents=max(1, agents // 5) if websockets_agents is None else websockets_agents, users=users, seed=seed,
+        artillery=None if artillery is None else str(artillery), pins=_pins(pin),
+    )  # fmt: skip
     _perform(lambda directory: run(options, directory), json_file, keep)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import asyncpg
 import psutil
 
-COMPONENTS = ("server", "postgres", "fleet", "receivers", "operators", "peers")
+COMPONENTS = ("server", "postgres", "fleet", "receivers", "operators", "sink", "peers")
 """What may be held to cores. No benchmark has all of them."""
 
 
