@@ -191,7 +191,9 @@ def bench_simulator(
     containers: Annotated[int, typer.Option(min=1, max=1_000, help="Containers of each, a sample a second.")] = 10,
     log_lines: Annotated[int, typer.Option(min=0, max=100, help="Log lines of each agent and second.")] = 0,
     seconds: Annotated[float, typer.Option(min=2, max=3_600, help="Of each measurement.")] = 15.0,
-    ramp: Annotated[float, typer.Option(min=1, max=600, help="Seconds over which each of them connects.")] = 8.0,
+    connects: Annotated[
+        float, typer.Option(min=1, max=5_000, help="Connections a second while a load comes up.")
+    ] = 500.0,
     websockets_agents: Annotated[
         int | None, typer.Option(min=1, max=20_000, help="Agents over `websockets`. Default: a fifth.")
     ] = None,
@@ -211,7 +213,7 @@ def bench_simulator(
         typer.echo(f"--artillery {artillery}: expected Artillery's command", err=True)
         raise typer.Exit(_USAGE)
     options = Options(
-        agents=agents, containers=containers, log_lines=log_lines, seconds=seconds, ramp_seconds=ramp,
+        agents=agents, containers=containers, log_lines=log_lines, seconds=seconds, connects_per_second=connects,
         websockets_agents=max(1, agents // 5) if websockets_agents is None else websockets_agents, users=users, seed=seed,
         artillery=None if artillery is None else str(artillery), pins=_pins(pin),
     )  # fmt: skip

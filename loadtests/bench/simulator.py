@@ -26,7 +26,8 @@ class Options:
     containers: int
     log_lines: int
     seconds: float
-    ramp_seconds: float
+    connects_per_second: float
+    """While a load comes up."""
     websockets_agents: int
     users: int
     """Of Locust and of Artillery."""
@@ -42,9 +43,9 @@ async def run(options: Options, directory: Path) -> Report:
     Raises:
         ChildError: a part could not be run.
     """
-    alone = await _fleet(options, directory, "alone", 1, "picows", ramp_seconds=0.0, seconds=_ALONE_SECONDS)
-    fleet = await _fleet(options, directory, "picows", options.agents, "picows")
-    slower = await _fleet(options, directory, "websockets", options.websockets_agents, "websockets")
+    alone = await _fleet(options, directory, "alone", 1, "picows", _ALONE_SECONDS)
+    fleet = await _fleet(options, directory, "picows", options.agents, "picows", options.seconds)
+    slower = await _fleet(options, directory, "websockets", options.websockets_agents, "websockets", options.seconds)
     payload = frame(options.containers, options.log_lines, options.seed)
     peers = [await _peer(name, options, payload, directory) for name in ("locust", "artillery")]
     failures = [failure for load in (fleet, slower, *(load for _, load in peers if load)) for failure in load.failures]
@@ -54,38 +55,27 @@ async def run(options: Options, directory: Path) -> Report:
     )  # fmt: skip
 
 
-async def _fleet(
-    options: Options,
-    directory: Path,
-    name: str,
-    agents: int,
-    transport: str,
-    *,
-    ramp_seconds: float | None = None,
-    seconds: float | None = None,
-) -> Load:
+async def _fleet(options: Options, directory: Path, name: str, agents: int, transport: str, seconds: float) -> Load:
     wanted = FleetOptions(
         name=name, agents=agents, containers=options.containers, log_lines=options.log_lines, seed=options.seed,
-        transport=transport, ramp_seconds=options.ramp_seconds if ramp_seconds is None else ramp_seconds,
-        seconds=options.seconds if seconds is None else seconds,
+        transport=transport, ramp_seconds=agents / options.connects_per_second, seconds=seconds,
     )  # fmt: skip
     return await measure_fleet(wanted, directory, options.pins)
 
 
 async def _peer(name: str, options: Options, payload: bytes, directory: Path) -> tuple[Peer, Load | None]:
     """A peer, and what it cost; None: it is not here."""
+    ramp_seconds = options.users / options.connects_per_second
     async with sink(directory, name, options.pins) as running:
         if name == "locust":
-            peer = locust(running.url, payload, options.users, options.ramp_seconds, directory)
+            peer = locust(running.url, payload, options.users, ramp_seconds, directory)
         else:
-            lasting = 2 * options.ramp_seconds + options.seconds + _SPARE_SECONDS
-            peer = artillery(
-                running.url, payload, options.users, options.ramp_seconds, lasting, options.artillery, directory
-            )
+            lasting = 2 * ramp_seconds + options.seconds + _SPARE_SECONDS
+            peer = artillery(running.url, payload, options.users, ramp_seconds, lasting, options.artillery, directory)
         if peer.child is None:
             return peer, None
         try:
-            load = await measure_peer(peer, running, options.users, options.ramp_seconds, options.seconds, options.pins)
+            load = await measure_peer(peer, running, options.users, ramp_seconds, options.seconds, options.pins)
         except OSError as error:
             raise ChildError(str(error)) from None
     return peer, load

@@ -18,6 +18,15 @@ from simulator.names import Names
 
 _FIRST_TICK = 100
 """The payload is a batch from the midst of a run: counters have as many digits as they mostly have."""
+_PROCESSOR = """\
+exports.stamp = (context, events, done) => {
+  context.vars.at = Date.now() * 1000;
+  return done();
+};
+"""
+"""Sets what a batch has of its own beside its seq."""
+_THINK = "950ms"
+"""Between an ack, which comes 50 ms after its batch, and the next batch."""
 
 
 class Peer(NamedTuple):
@@ -60,7 +69,7 @@ def locust(url: str, payload: bytes, users: int, ramp_seconds: float, directory:
 def artillery(
     url: str, payload: bytes, users: int, ramp_seconds: float, seconds: float, program: str | None, directory: Path
 ) -> Peer:
-    """Artillery's virtual users that send a batch a second each, always the same one.
+    """Artillery's virtual users that send a batch a second each, with seq and time of its own, and check its ack.
 
     Args:
         url: of the sink.
@@ -75,10 +84,15 @@ def artillery(
     if found is None or shutil.which("node") is None:
         missing = "node" if shutil.which("node") is None else "artillery"
         return Peer("artillery", None, f"skipped: no {missing} on PATH (npm install -g artillery, or --artillery PATH)")
-    flow = [{"loop": [{"send": payload.decode()}, {"think": 1}], "count": round(seconds)}]
+    (directory / "artillery.cjs").write_text(_PROCESSOR)
+    batch = msgspec.json.decode(payload) | {"seq": "{{ $loopCount }}", "at": "{{ at }}"}
+    answer = {"json": "$.seq", "value": "{{ $loopCount }}"}
+    sends = [{"function": "stamp"}, {"send": {"payload": batch, "match": answer}}, {"think": _THINK}]
+    flow = [{"loop": sends, "count": round(seconds)}]
     script = {
         "config": {
             "target": url,
+            "processor": str(directory / "artillery.cjs"),
             "phases": [{"duration": max(1, round(ramp_seconds)), "arrivalCount": users}],
             "ws": {"subprotocols": [AGENT_SUBPROTOCOL]},
         },
@@ -88,4 +102,4 @@ def artillery(
     file.write_bytes(msgspec.json.encode(script))
     environ = outer_environment() | {"PATH": os.environ["PATH"], "ARTILLERY_DISABLE_TELEMETRY": "true"}
     child = Child("artillery", [found, "run", "--quiet", str(file)], environ, directory / "artillery.log")
-    return Peer("artillery", child, f"{users} virtual users, always the same text")
+    return Peer("artillery", child, f"{users} virtual users, its own template for each batch")

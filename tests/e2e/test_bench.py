@@ -120,3 +120,20 @@ def test_storage_strategies_stand_beside_raw_copy(tmp_path: Path) -> None:
     assert {"raw_copy", "plain_prune_by_containers", "plain_full_to_raw", "partitioned_full_to_raw"} <= set(found)
     assert "--strategy tape: expected one of plain" in bench("storage", "--strategy", "tape").stderr
     assert "--window 25: expected a multiple of 10" in bench("storage", "--window", "25").stderr
+
+
+def test_the_simulator_stands_beside_other_generators(tmp_path: Path) -> None:
+    """The fleet over both transports and Locust users against the sink; Artillery too, or it is said that it is not here."""
+    done = bench(
+        "simulator", "--agents", "20", "--websockets-agents", "10", "--users", "5", "--seconds", "2", "--connects", "50",
+        "--json", str(tmp_path / "out.json"),
+    )  # fmt: skip
+
+    assert done.returncode in {0, 12}, done.stderr
+    found = figures(tmp_path / "out.json")
+    absent = {name for name, value in found.items() if value is None}
+    assert absent <= {name for name in found if name.startswith("artillery")}
+    assert not absent or "artillery on PATH" in done.stdout or "node on PATH" in done.stdout
+    assert found["cpu_per_message"] != 0
+    for name in ("messages", "websockets: messages", "locust: messages"):
+        assert found[name] != 0
