@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.plan import Plan, PlanError, Shard, Workload, agent_url, parse_shard
@@ -84,6 +84,7 @@ def test_churn_is_told_in_ticks(churn_per_hour: float, containers: int, interval
     assert workload.churn_ticks == ticks
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 20), st.integers(1, 5), st.integers(1, 10**6))
 def test_shards_are_the_fleet(agents: int, shards: int, processes: int, first: int) -> None:
     """Every agent is in exactly one shard, also where shards are split over processes, and none is empty."""
