@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -36,10 +37,11 @@ async def main() -> int:
     watches: list[asyncio.Task[None]] = []
 
     def say(message: Said) -> None:
-        output.write(msgspec.json.encode(message) + b"\n")
+        if not transport.is_closing():  # the parent is gone
+            output.write(msgspec.json.encode(message) + b"\n")
 
     def second(fleet: Fleet) -> None:
-        if transport.get_write_buffer_size() < MAX_WAITING_BYTES:
+        if not transport.is_closing() and transport.get_write_buffer_size() < MAX_WAITING_BYTES:
             say(Second(status=status(fleet)))
 
     async def begin() -> int:
@@ -59,7 +61,8 @@ async def main() -> int:
         for watch in watches:
             watch.cancel()
     say(Done(report=report(fleet)))
-    await output.drain()
+    with suppress(ConnectionError):
+        await output.drain()
     return 0
 
 
