@@ -13,7 +13,6 @@ _SAME = {
     "version", "url", "org", "containers", "log_lines", "interval_ms", "seed", "transport", "warm_up_ms",
 }  # fmt: skip
 _LEAST, _MOST = {"first_agent", "started_us"}, {"stopped_us", "loop_lag_max_ms"}
-_LATENCIES = {"ack_latency_ms", "schedule_lag_ms"}
 _SECOND_US = 1_000_000
 
 Connections = Sequence[Sequence[int]]
@@ -62,7 +61,7 @@ def _told(report: Mapping[str, Any]) -> dict[str, Any]:
 def _merged(key: str, values: Sequence[Any]) -> Any:
     if key in _SAME:
         return values[0]
-    if key in _LATENCIES:
+    if isinstance(values[0], Mapping) and "hdr" in values[0]:
         return add_summaries(values)
     known = [value for value in values if value is not None]
     if key in _LEAST or key in _MOST:
