@@ -13,6 +13,8 @@ _REASONS = frozenset(RejectReason)
 _OTHER = "other"
 _REMADE_TICKS = 16
 """As many ticks are made again at once when the first of them is to be sent: the others follow it."""
+_OLDEST_DIGITS = 20
+"""By so much a frame made again may be shorter than the first time: `oldest` has as many digits at most."""
 
 
 class Delivery:
@@ -98,6 +100,8 @@ class Delivery:
         if link is None:
             return
         while (seq := spool.next_to_send()) is not None and not link.full:
+            if not spool.fits(spool.bytes_of(seq) - _OLDEST_DIGITS, self._window):
+                break  # made in vain on each tick while the window is full, it would be an overload's second load
             data = frame if seq == ready else self._frame(seq)
             if len(data) > self._max_frame_bytes:
                 spool.poison(seq)
@@ -116,7 +120,9 @@ class Delivery:
         spool, host = self._spool, self._host
         tick = spool.tick_of(seq)
         metrics = self._remade.pop(tick, None)
-        if metrics is None:
+        if metrics is None and tick == self.tick:
+            metrics = host.metrics(tick)  # alone, as after the first hello: it stands in the block yet
+        elif metrics is None:
             # No command can change them any more: these ticks are past.
             ticks = range(tick, min(tick + _REMADE_TICKS, self.tick + 1))
             self._remade = dict(zip(ticks, host.metrics_of(ticks), strict=True))

@@ -76,6 +76,10 @@ class Spool:
         """The tick of a batch that is held."""
         return self._held[seq - self.first][0]
 
+    def bytes_of(self, seq: int) -> int:
+        """The size of a held batch's frame when it was produced; made again it differs by the digits of its `oldest`."""
+        return self._held[seq - self.first][1]
+
     def next_to_send(self) -> int | None:
         """The seq whose turn it is on this connection; None: none is waiting, or it waits for those before it."""
         seq = self._next
