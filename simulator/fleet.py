@@ -266,7 +266,7 @@ class Fleet:
                     await self._until(due_us, nap_seconds)
                     now_us = yielded_us = self.now_us()
                 late_us = now_us - due_us
-                self.schedule_lag.record(late_us)
+                self.schedule_lag.record(late_us, due_us)
                 if late_us > interval_us:
                     counts.skipped_ticks += 1
                 else:
@@ -422,7 +422,7 @@ class Fleet:
 
     def acked(self, latency_us: int) -> None:
         """See `Services`."""
-        self.ack_latency.record(latency_us)
+        self.ack_latency.record(latency_us, self.now_us() - latency_us)
         self._check_settled()
 
 

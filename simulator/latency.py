@@ -6,9 +6,12 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
+from simulator.intervals import Interval, Intervals
+
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 _KEPT_BITS = 11
 """What three digits take: a histogram counts values together that have these leading bits in common."""
+_SO_FAR_BITS = 8
 _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9}
 
 Buckets = Mapping[int, int]
@@ -26,15 +29,18 @@ class Latency:
         clamped: values that lay outside 1 us to 1 h and were recorded as the nearer end.
     """
 
-    __slots__ = ("_counts", "_taken", "clamped")
+    __slots__ = ("_counts", "_intervals", "_taken", "clamped")
 
     def __init__(self) -> None:
         self._counts: defaultdict[int, int] = defaultdict(int)
+        self._intervals = Intervals()
         self._taken: dict[int, int] = {}
         self.clamped = 0
 
-    def record(self, microseconds: int) -> None:
-        """Record one value in microseconds."""
+    def record(self, microseconds: int, due_us: int | None = None) -> None:
+        """Record one value in microseconds, of something meant to happen at a time in Unix microseconds, if that is known."""
+        if due_us is not None:
+            self._intervals.record(microseconds, due_us)
         if not _LOWEST_US <= microseconds <= _HIGHEST_US:
             self.clamped += 1
             microseconds = _LOWEST_US if microseconds < _LOWEST_US else _HIGHEST_US
@@ -51,6 +57,10 @@ class Latency:
         """The 99th percentile of the run in milliseconds; 0 without values."""
         return float(self._histogram().get_value_at_percentile(99.0)) / 1000 if self._counts else 0.0
 
+    def intervals(self) -> list[Interval]:
+        """The values whose intended time is known, by that time."""
+        return self._intervals.encoded()
+
     def summary(self) -> dict[str, float | int | str]:
         """Count, percentiles, maximum and mean in milliseconds, and the histogram itself (`hdr`, base64 V2, in us)."""
         return _summary(self._histogram(), self.clamped)
@@ -60,6 +70,41 @@ class Latency:
         for microseconds, count in self._counts.items():
             histogram.record_value(microseconds, count)
         return histogram
+
+
+class SoFar:
+    """Everything since the start, gathered from one while after the other, for who asks every second.
+
+    Precise to 1 part in 128: the whole precision would take 10 ms each time.
+    """
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[int, int] = defaultdict(int)
+
+    def add(self, recent: Buckets) -> None:
+        """Add what came since the last call."""
+        for microseconds, count in recent.items():
+            dropped_bits = microseconds.bit_length() - _SO_FAR_BITS
+            self._counts[microseconds >> dropped_bits << dropped_bits if dropped_bits > 0 else microseconds] += count
+
+    def statistics_ms(self) -> dict[str, float]:
+        """Percentiles, maximum and mean in milliseconds, and the count; empty without values."""
+        total = sum(self._counts.values())
+        if not total:
+            return {}
+        ordered = sorted(self._counts.items())
+        found: dict[str, float] = {}
+        wanted, seen = list(_PERCENTILES.items()), 0
+        for microseconds, count in ordered:
+            seen += count
+            while wanted and seen >= max(1, int(total * wanted[0][1] / 100 + 0.5)):
+                found[wanted.pop(0)[0]] = microseconds / 1000
+        found["max"] = ordered[-1][0] / 1000
+        found["mean"] = round(sum(microseconds * count for microseconds, count in ordered) / total / 1000, 3)
+        found["count"] = float(total)
+        return found
 
 
 def percentile_ms(recent: Buckets, percent: float) -> float | None:

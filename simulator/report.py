@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from msgspec import to_builtins
+
 from simulator.fleet import Fleet
 
 VERSION = 1
@@ -72,6 +74,10 @@ def report(fleet: Fleet) -> dict[str, Any]:
         "skipped_ticks": counts.skipped_ticks,
         "ack_latency_ms": fleet.ack_latency.summary(),
         "schedule_lag_ms": fleet.schedule_lag.summary(),
+        "intervals": {
+            "ack_latency_ms": [to_builtins(interval) for interval in fleet.ack_latency.intervals()],
+            "schedule_lag_ms": [to_builtins(interval) for interval in fleet.schedule_lag.intervals()],
+        },
         "cpu": {"max": round(fleet.load.cpu_max, 3), "mean": round(fleet.load.cpu_mean, 3)},
         "cpu_seconds": {
             "all": round(fleet.load.cpu_seconds, 3),

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from simulator.latency import SoFar
 from simulator.status import Status, told
 
 _PLAIN_EVERY = 5
@@ -31,6 +32,7 @@ class View:
         self._console = console
         self._calls = 0
         self._before: Status | None = None
+        self._ack, self._lag = SoFar(), SoFar()
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -46,6 +48,9 @@ class View:
         now, self._before = told(status, self._before), status
         self._calls += 1
         if self._as_json:
+            self._ack.add(status.ack)
+            self._lag.add(status.lag)
+            now |= {"ack_latency_ms": self._ack.statistics_ms(), "schedule_lag_ms": self._lag.statistics_ms()}
             sys.stdout.write(json.dumps(now) + "\n")
             sys.stdout.flush()
         elif self._live is not None:

@@ -95,9 +95,9 @@ async def test_no_tick_comes_before_its_time(monkeypatch: pytest.MonkeyPatch) ->
         asked.append(seconds)
         await honest_sleep(seconds * 0.7)
 
-    def record(latency: Latency, microseconds: int) -> None:
+    def record(latency: Latency, microseconds: int, due_us: int | None = None) -> None:
         recorded.append(microseconds)
-        honest_record(latency, microseconds)
+        honest_record(latency, microseconds, due_us)
 
     monkeypatch.setattr(asyncio, "sleep", early)
     monkeypatch.setattr(Latency, "record", record)

@@ -5,7 +5,7 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.latency import Latency, add_buckets, add_summaries, percentile_ms
+from simulator.latency import Latency, SoFar, add_buckets, add_summaries, percentile_ms
 
 
 def test_percentiles_are_milliseconds() -> None:
@@ -77,6 +77,32 @@ def test_values_out_of_range_are_kept_at_the_edge_and_counted() -> None:
     latency.record(10**12)
 
     assert latency.summary()["clamped"] == 2
+    assert latency.summary()["count"] == 2
+
+
+def test_figures_so_far_are_those_of_the_histogram() -> None:
+    """Gathered from one while after the other, within one part in 100."""
+    latency, so_far = Latency(), SoFar()
+    assert so_far.statistics_ms() == {}
+    for us in range(100, 300_000, 37):
+        latency.record(us)
+        if us % 1000 < 37:
+            so_far.add(latency.take_recent())
+    so_far.add(latency.take_recent())
+    summary, statistics = latency.summary(), so_far.statistics_ms()
+
+    assert statistics.keys() == summary.keys() - {"clamped", "hdr"}
+    for name, value in statistics.items():
+        assert value == pytest.approx(summary[name], rel=0.01), name
+
+
+def test_values_with_their_time_are_kept_by_it() -> None:
+    """A value without a time is in the histogram alone."""
+    latency = Latency()
+    latency.record(1000, 2_500_000)
+    latency.record(1000)
+
+    assert [interval.at_us for interval in latency.intervals()] == [2_000_000]
     assert latency.summary()["count"] == 2
 
 

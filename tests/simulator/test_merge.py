@@ -37,6 +37,8 @@ async def test_counts_are_added_and_histograms_lose_nothing() -> None:
         both.decode_and_add(one["ack_latency_ms"]["hdr"])
     assert whole["ack_latency_ms"]["hdr"] == both.encode().decode()
     assert whole["ack_latency_ms"]["count"] == whole["batches"]["acked"]
+    for name in ("ack_latency_ms", "schedule_lag_ms"):
+        assert whole["intervals"][name] == [*first["intervals"][name], *second["intervals"][name]]
     assert (whole["seed"], whole["interval_ms"]) == (5, 100.0)
     assert whole["cpu"]["max"] == max(first["cpu"]["max"], second["cpu"]["max"])
     assert [process["shard"] for process in whole["processes"]] == ["1/2", "2/2"]

@@ -38,6 +38,7 @@ async def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> 
     assert lines[0]["messages_per_second"] is None
     assert lines[1]["messages_per_second"] > 0
     assert lines[1]["rss_bytes"] > 10 << 20
+    assert lines[1]["ack_latency_ms"]["count"] > lines[0]["ack_latency_ms"]["count"] > 0
 
 
 def test_plain_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
