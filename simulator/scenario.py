@@ -5,6 +5,7 @@ has been checked, so nothing after it asks again. The names of metrics are not k
 those.
 """
 
+import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from simulator.scenario_format import (
     FAULTS,
     KEYS,
     OPERATORS,
+    PHASES,
+    THRESHOLD_KEYS,
     Key,
     Problem,
     ScenarioError,
@@ -127,11 +130,17 @@ class Threshold(Struct, frozen=True, kw_only=True):
     stat: str
     op: str
     limit: float
+    phase: str = ""
+    """Of `PHASES`; empty: the whole run."""
+    abort: bool = False
+    """Whether the run ends when it is broken."""
+    grace_seconds: float = 0.0
+    """How long it must be broken without a break before the run ends; 0 without `abort`."""
 
     @property
     def key(self) -> str:
-        """The name as it stands in a scenario: `ack_latency_ms.p99`."""
-        return f"{self.metric}.{self.stat}"
+        """The name as it stands in a scenario: `ack_latency_ms.p99`, `after.ack_latency_ms.p99`."""
+        return ".".join(filter(None, (self.phase, self.metric, self.stat)))
 
     @property
     def bound(self) -> str:
@@ -152,6 +161,8 @@ class Scenario(Struct, frozen=True, kw_only=True):
     question: str
     duration_seconds: float
     seed: int
+    settle_seconds: float
+    """How long after its end a fault still counts as going on."""
     fleet: Fleet
     ui: Ui
     actions: Actions
@@ -251,7 +262,8 @@ class _Reader:
         self._given: dict[str, Any] = {}
         self._values: dict[str, Any] = {}
         self._env: dict[str, str] = {}
-        self._thresholds: list[Threshold] = []
+        self._bounds: dict[str, dict[str, Any]] = {}
+        """The keys of each threshold, by its name."""
         faults = document.get("fault", [])
         self._faults: list[dict[str, Any]] = [{} for _ in faults] if isinstance(faults, list) else []
         for key, value in _flat(document):
@@ -259,10 +271,13 @@ class _Reader:
                 self._wrong(key, value, "given twice")
             self._given[key] = value
         for key, text in overrides.items():
-            if text == NO_THRESHOLD and key in self._given and key.startswith("thresholds."):
-                del self._given[key]
+            parts = [given for given in self._given if given == key or given.startswith(f"{key}.")]
+            if text == NO_THRESHOLD and parts and key.startswith("thresholds."):
+                for part in parts:
+                    del self._given[part]
             else:
-                self._given[key] = _from_text(KEYS[key], text) if key in KEYS else text
+                known = KEYS.get(key) or (_threshold_key(key) if key.startswith("thresholds.") else None)
+                self._given[key] = _from_text(known, text) if known else text
 
     def scenario(self) -> Scenario:
         """The checked scenario.
@@ -284,6 +299,7 @@ class _Reader:
                 if f"fault[{i}].{name}" not in self._given and f"fault[{i}]" not in self._given:
                     self._default(f"fault[{i}].{name}", FAULT_KEYS[name], fault, name)
         self._check_combinations()
+        thresholds = tuple(self._thresholds())
         if self._problems:
             raise ScenarioError(*self._problems)
         return Scenario(
@@ -292,6 +308,7 @@ class _Reader:
             question=self._values["question"],
             duration_seconds=self._values["duration"],
             seed=self._values["seed"],
+            settle_seconds=self._values["settle"],
             fleet=Fleet(**self._section("fleet", "interval", "ramp")),
             ui=Ui(**self._section("ui")),
             actions=Actions(**self._section("actions")),
@@ -306,7 +323,7 @@ class _Reader:
                 )
                 for fault in sorted(self._faults, key=begins)
             ),
-            thresholds=tuple(self._thresholds),
+            thresholds=thresholds,
         )
 
     def _section(self, name: str, *durations: str) -> dict[str, Any]:
@@ -320,7 +337,12 @@ class _Reader:
         if key in KEYS:
             self._values[key] = KEYS[key].read(value)
         elif key.startswith("thresholds."):
-            self._thresholds.append(_threshold(key.removeprefix("thresholds."), value))
+            name, part = _threshold_parts(key.removeprefix("thresholds."))
+            read = THRESHOLD_KEYS[part].read(value)
+            parts = self._bounds.setdefault(name, {})
+            if part in parts and key not in self._overrides:
+                raise ValueError("given twice")
+            parts[part] = read
         elif key.startswith("server.env."):
             name = key.removeprefix("server.env.")
             self._env[name] = environment(name, value)
@@ -336,6 +358,30 @@ class _Reader:
             self._wrong(key, ..., f"missing; {known.meaning[0].lower()}{known.meaning[1:]}")
         else:
             into[name] = known.read(known.default)
+
+    def _thresholds(self) -> Iterator[Threshold]:
+        """The thresholds, and what is wrong with them as a whole."""
+        for name, parts in self._bounds.items():
+            key = f"thresholds.{name}"
+            if "bound" not in parts:
+                if not {key, f"{key}.bound"} & self._given.keys():
+                    self._wrong(key, ..., 'missing; expected a bound, such as bound = "< 1000"')
+                continue
+            *phases, metric, stat = name.split(".")
+            phase = "".join(phases)
+            abort = parts.get("abort", False)
+            if phase and not self._faults:
+                self._wrong(key, parts["bound"], f"there is no {phase}: the scenario has no fault")
+            if phase and abort:
+                self._wrong(f"{key}.abort", abort, "cannot end a run: a phase is judged when the run is over")
+            if "grace" in parts and not abort:
+                self._wrong(f"{key}.grace", self._given[f"{key}.grace"], "has no effect without abort = true")
+            op, limit = bound(parts["bound"])
+            yield Threshold(
+                metric=metric, stat=stat, op=op, limit=limit, phase=phase, abort=abort,
+                grace_seconds=parts.get("grace", THRESHOLD_KEYS["grace"].read(THRESHOLD_KEYS["grace"].default))
+                if abort else 0.0,
+            )  # fmt: skip
 
     def _check_combinations(self) -> None:
         """What no single key shows. A key with a mistake of its own is left out."""
@@ -370,12 +416,28 @@ class _Reader:
         self._problems.append(Problem(source, key, value, expected))
 
 
-def _threshold(key: str, value: object) -> Threshold:
-    if not _METRIC_STAT.fullmatch(key):
-        raise ValueError("expected a metric and a statistic, such as ack_latency_ms.p99")
-    op, limit = bound(value)
-    metric, _, stat = key.partition(".")
-    return Threshold(metric=metric, stat=stat, op=op, limit=limit)
+def _threshold_parts(path: str) -> tuple[str, str]:
+    """Name and key of a part of a threshold: `after.ack_latency_ms.p99`, `bound`.
+
+    Raises:
+        ValueError: it names no threshold.
+    """
+    words = path.split(".")
+    phase = words[:1] if words[0] in PHASES else []
+    name, part = ".".join(words[len(phase) : len(phase) + 2]), ".".join(words[len(phase) + 2 :])
+    if not _METRIC_STAT.fullmatch(name):
+        raise ValueError("expected a metric and a statistic, such as ack_latency_ms.p99, or a phase before them")
+    if part and part not in THRESHOLD_KEYS:
+        strange = not phase and len(words) == 3 and not difflib.get_close_matches(part, THRESHOLD_KEYS, n=1)
+        raise ValueError(unknown(words[0], PHASES, "phase") if strange else unknown(part, THRESHOLD_KEYS, "key"))
+    return ".".join((*phase, name)), part or "bound"
+
+
+def _threshold_key(key: str) -> Key | None:
+    try:
+        return THRESHOLD_KEYS[_threshold_parts(key.removeprefix("thresholds."))[1]]
+    except ValueError:
+        return None
 
 
 def _from_text(known: Key, text: str) -> object:

@@ -55,6 +55,9 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }  # fmt: skip
 """Comparisons that a threshold may use."""
 
+PHASES = ("before", "during", "after")
+"""Parts of a run with faults for which a threshold may hold alone."""
+
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
 _BOUND = re.compile(r"\s*(<=|>=|==|<|>)\s*(\S+)\s*")
@@ -213,6 +216,11 @@ def bound(value: object) -> tuple[str, float]:
     return match[1], limit
 
 
+def _bound_text(value: object) -> str:
+    bound(value)
+    return str(value)
+
+
 def environment(name: str, value: object) -> str:
     """The value of a variable of `[server.env]`.
 
@@ -245,6 +253,7 @@ KEYS: dict[str, Key] = {
     "question": Key(_text, ..., "What the scenario answers."),
     "duration": Key(_duration("1s", "168h"), "40s", "How long the fleet sends, its ramp included."),
     "seed": Key(_integer(0, 2**63 - 1), 1, "Seed of every generated value."),
+    "settle": Key(_duration("0s", "1h"), "10s", "How long after its end a fault still counts as going on."),
     "fleet.agents": Key(_integer(1, 100_000), 100, "Simulated agents."),
     "fleet.containers": Key(_integer(1, 1000), 5, "Containers of each agent."),
     "fleet.interval": Key(_duration("100ms", "1h"), "1s", "Time between two samples of a container."),
@@ -279,3 +288,10 @@ FAULT_KEYS: dict[str, Key] = {
     "fraction": Key(_number(0.001, 1), 0.5, "Share of the connections."),
 }
 """The keys of each `[[fault]]`; `FaultKind.keys` says which kind takes which."""
+
+THRESHOLD_KEYS: dict[str, Key] = {
+    "bound": Key(_bound_text, ..., "The comparison, such as `< 1000`."),
+    "abort": Key(_flag, False, "Whether the run ends when it is broken."),
+    "grace": Key(_duration("0s", "1h"), "10s", "How long it must be broken without a break before the run ends."),
+}
+"""The keys of a threshold that is written as a table; one that is written as a text is its `bound`."""

@@ -22,6 +22,7 @@ def plan(
     """A scenario without users, faults and thresholds. Nothing is pruned while it runs."""
     return Scenario(
         name=name, path="", question="", duration_seconds=seconds, seed=seed,
+        settle_seconds=0.0,
         fleet=Fleet(
             agents=agents, containers=containers, interval_seconds=1.0, log_lines=log_lines, ramp_seconds=ramp_seconds,
             processes=1, transport="picows",

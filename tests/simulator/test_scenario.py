@@ -197,6 +197,21 @@ def test_a_threshold_compares(op: str, below: int, equal: int, above: int) -> No
         ('[thresholds]\na.p99 = "< inf"', 'x.toml: thresholds.a.p99 = "< inf": expected a comparison'),
         ('[thresholds]\na.p99 = "< 5ms"', 'x.toml: thresholds.a.p99 = "< 5ms": expected a comparison'),
         ('[thresholds]\n"a.p9" = "< 1"\na.p9 = "< 2"', 'x.toml: thresholds.a.p9 = "< 2": given twice'),
+        ("[thresholds]\na.p9 = {abort = true}", "x.toml: thresholds.a.p9: missing; expected a bound, such as bound ="),
+        ('[thresholds]\na.p9 = {bound = "5"}', 'x.toml: thresholds.a.p9.bound = "5": expected a comparison'),
+        ('[thresholds]\na.p9 = {bound = "< 5", abrot = true}', "a.p9.abrot = true: unknown key; did you mean abort?"),
+        ('[thresholds]\na.p9 = {bound = "< 5", abort = 1}', "thresholds.a.p9.abort = 1: expected true or false"),
+        (
+            '[thresholds]\na.p9 = {bound = "< 5", abort = true, grace = "3"}',
+            'thresholds.a.p9.grace = "3": expected a number with a unit (ms, s, m or h)',
+        ),
+        (
+            '[thresholds]\na.p9 = {bound = "< 5", grace = "3s"}',
+            'thresholds.a.p9.grace = "3s": has no effect without abort = true',
+        ),
+        ('[thresholds.after]\na.p9 = "< 5"', 'after.a.p9 = "< 5": there is no after: the scenario has no fault'),
+        ('[thresholds.afetr]\na.p9 = "< 5"', 'thresholds.afetr.a.p9 = "< 5": unknown phase; did you mean after?'),
+        ('settle = "3"', 'x.toml: settle = "3": expected a number with a unit'),
         ('"\\u001b[31m" = 1', 'x.toml: "\\u001b[31m" = 1: unknown key; '),
     ],
 )
@@ -424,3 +439,29 @@ def test_every_key_is_documented() -> None:
         assert shown in rows[key].split("|")[3], f"the default of {key} in {DOCS.name}"
     for name in (*FAULTS, *STRATEGIES, "server.env", "thresholds"):
         assert f"`{name}`" in text or f"`[{name}]`" in text, f"{name} is missing in {DOCS.name}"
+
+
+def test_thresholds_can_end_a_run_and_hold_for_a_phase(tmp_path: Path) -> None:
+    """A table says more than a text; a phase stands before the metric; a flag changes a bound and leaves the rest."""
+    path = tmp_path / "x.toml"
+    path.write_text(
+        QUESTION
+        + """
+        [server]
+        restart = true
+        [[fault]]
+        at = "5s"
+        kind = "server_kill"
+        [thresholds]
+        a.p99 = {bound = "< 1", abort = true}
+        b.p99 = {bound = "< 1", abort = true, grace = "3s"}
+        [thresholds.after]
+        a.p99 = "< 2"
+        """
+    )
+    found = load(path, {"thresholds.b.p99": "< 9"}).thresholds
+
+    assert [(t.key, t.phase, t.bound, t.abort, t.grace_seconds) for t in found] == [
+        ("a.p99", "", "< 1", True, 10), ("b.p99", "", "< 9", True, 3), ("after.a.p99", "after", "< 2", False, 0),
+    ]  # fmt: skip
+    assert [t.key for t in load(path, {"thresholds.b.p99": "none"}).thresholds] == ["a.p99", "after.a.p99"]
