@@ -15,6 +15,7 @@ app = typer.Typer(
     help="How many agents can your server take before plain Postgres gives in? Run it, load it, judge it.",
 )
 app.command("run")(loadtests_cli.run)
+app.command("report")(loadtests_cli.report)
 app.command("verify")(loadtests_cli.verify)
 app.command("demo")(loadtests_cli.demo)
 app.command("serve")(server_cli.serve)

@@ -78,6 +78,11 @@ class Child:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def running_pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self.running and self._process is not None else None
+
+    @property
     def exit_code(self) -> int | None:
         """Its exit code, minus the number of the signal that ended it; None: it runs, or was never started."""
         return None if self._process is None else self._process.returncode

@@ -30,9 +30,11 @@ def run(
     usage or scenario, 3 the environment could not be set up, 130 interrupted.
     """
     from loadtests.faults import check_breakable
-    from loadtests.result import create_run_directory, show, write_result
+    from loadtests.outputs import draw_report, write_outputs
+    from loadtests.result_file import create_run_directory
     from loadtests.run import ChildError, StageError
     from loadtests.run import run as perform
+    from loadtests.summary import show
     from loadtests.thresholds import validate_thresholds
     from simulator.scenario import ScenarioError, load
 
@@ -56,8 +58,39 @@ def run(
         result = asyncio.run(perform(loaded, directory, database_url))
     except (StageError, ChildError) as error:
         _fail(_ENVIRONMENT, str(error))
-    show(result, write_result(directory, result))
+    try:
+        path = write_outputs(directory, result)
+    except OSError as error:
+        _fail(_ENVIRONMENT, f"{directory}: {error.strerror or error}")
+    trouble = draw_report(directory)
+    show(result, path)
+    if trouble:
+        sys.stderr.write(f"{trouble}\n")
     raise typer.Exit(result.exit_code)
+
+
+def report(
+    result: Annotated[Path, typer.Argument(help="A result.json, or the directory of a run: runs/latest.")],
+    output: Annotated[Path | None, typer.Option(help="Directory for the files. Default: beside the result.")] = None,
+) -> None:
+    """Write the report of a run: report.html, which opens without a network, and its plots as PNG in plots/.
+
+    Exit code: 0 written, 2 the result cannot be read, 3 the report cannot be written.
+    """
+    from loadtests.report.page import write_report
+    from loadtests.result_file import ResultError, read_result
+
+    try:
+        found = read_result(result)
+    except ResultError as error:
+        _fail(_USAGE, str(error))
+    directory = output or (result if result.is_dir() else result.parent)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        path = write_report(found, directory)
+    except OSError as error:
+        _fail(_ENVIRONMENT, f"{directory}: {error.strerror or error}")
+    typer.echo(path)
 
 
 def verify(

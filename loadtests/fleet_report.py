@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
+from loadtests.catalogue import CUTS
 from loadtests.measure import Latency, Series
 from loadtests.result import FaultDone
-from loadtests.thresholds import CUTS
+from loadtests.timed import Timed
 from server.protocol.close_codes import CloseCode
+from simulator.intervals import Interval
 
 _NEVER_US = 2**63
 BACK = 0.99
@@ -51,6 +53,16 @@ def catalogue(report: Mapping[str, Any], faults: Sequence[FaultDone]) -> dict[st
         "actions_sent_twice": float(report["actions"]["repeated"]),
         **reconnects(report["connections"], report["agents"], faults),
     }
+
+
+def timed(report: Mapping[str, Any]) -> dict[str, Timed]:
+    """The report's latencies by the time at which something was meant to happen.
+
+    Raises:
+        ValueError: they have not the form of `Interval`.
+    """
+    found = msgspec.convert(report.get("intervals", {}), dict[str, list[Interval]])
+    return {name: Timed(intervals) for name, intervals in found.items()}
 
 
 def reconnects(

@@ -12,6 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from loadtests.measure import Latency, now_us
+from loadtests.timed import Timed
+from simulator.intervals import Interval, Intervals
 
 _log = logging.getLogger(__name__)
 
@@ -58,11 +60,14 @@ FIRST_DETAILS = 20
 class Recorded(Struct, kw_only=True):
     """What a Locust process measured, as its file holds it."""
 
-    version: int = 2
+    version: int = 3
     started_at_us: int
     ended_at_us: int = 0
+    """0: the test still goes on, or was cut off."""
     latencies: dict[str, str] = {}
     """By the names of the catalogue: HDR histograms in microseconds, base64; told in milliseconds."""
+    intervals: dict[str, list[Interval]] = {}
+    """The same, by the time at which something was meant to happen; once the test has ended."""
     clamped: int = 0
     """Latencies below 1 us or above an hour."""
     visits: int = 0
@@ -102,6 +107,7 @@ class Measurements:
         """
         self._fire = fire
         self._latencies = {name: Latency() for name in LATENCIES}
+        self._intervals = {name: Intervals() for name in LATENCIES}
         self._recorded = Recorded(started_at_us=now_us())
 
     def visit(self) -> None:
@@ -114,10 +120,12 @@ class Measurements:
         Every one goes into the histogram; Locust gets one request per message, with the longest.
         """
         self._recorded.messages += 1
-        latency = self._latencies["log_latency_ms" if kind == "logs" else "live_latency_ms"]
+        name = "log_latency_ms" if kind == "logs" else "live_latency_ms"
+        latency, intervals, now = self._latencies[name], self._intervals[name], now_us()
         longest_us = -1
         for microseconds in latencies_us:
             latency.record_us(microseconds)
+            intervals.record(microseconds, now - microseconds)
             longest_us = max(longest_us, microseconds)
         self._fire(
             request_type="WS", name=kind, response_length=size_bytes, exception=None, context={},
@@ -126,7 +134,9 @@ class Measurements:
 
     def took(self, name: str, since_us: int) -> None:
         """Something of `LATENCIES` ended now that was meant to begin at a time in Unix microseconds."""
-        self._latencies[name].record_us(now_us() - since_us)
+        microseconds = now_us() - since_us
+        self._latencies[name].record_us(microseconds)
+        self._intervals[name].record(microseconds, since_us)
 
     def downloaded(self, lines: int, size_bytes: int) -> None:
         """A log was downloaded."""
@@ -161,13 +171,19 @@ class Measurements:
             exception=UserFailureError(FAILURES[kind]),
         )  # fmt: skip
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, *, ended: bool = True) -> None:
         """Write everything so far to `path`, whole or not at all.
+
+        Args:
+            path: of the file.
+            ended: whether the test is over; else the intervals, which take a while, are left out.
 
         Raises:
             OSError: it cannot be written.
         """
-        self._recorded.ended_at_us = now_us()
+        self._recorded.ended_at_us = now_us() if ended else 0
+        if ended:
+            self._recorded.intervals = {name: intervals.encoded() for name, intervals in self._intervals.items()}
         self._recorded.latencies = {name: latency.encode() for name, latency in self._latencies.items()}
         self._recorded.clamped = sum(latency.clamped for latency in self._latencies.values())
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -212,6 +228,17 @@ def catalogue(recorded: Iterable[Recorded]) -> dict[str, Latency | float]:
         "api_violations": _failures(every, API_VIOLATIONS),
         "log_lines_downloaded": float(sum(one.downloaded_lines for one in every)),
         "turns_skipped": float(sum(one.skipped for one in every)),
+    }
+
+
+def timed(recorded: Iterable[Recorded]) -> dict[str, Timed]:
+    """The latencies of Locust processes by the time at which something was meant to happen."""
+    every = list(recorded)
+    charts = [f"chart_query_{name}_ms" for name in CHART_RANGES]
+    parts = {name: (name,) for name in LATENCIES} | {"chart_query_ms": tuple(charts)}
+    return {
+        name: Timed(interval for one in every for part in sources for interval in one.intervals.get(part, ()))
+        for name, sources in parts.items()
     }
 
 

@@ -1,26 +1,24 @@
-"""The outcome of a run: verdict, exit code, `result.json`, and the table that people read."""
+"""The outcome of a run: its verdict, and everything that `result.json` holds.
 
-import os
-import sys
+`docs/result.schema.json` is made of these types.
+"""
+
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
 from enum import IntEnum
-from pathlib import Path
-from typing import Any, TextIO
 
-import msgspec
-from msgspec import Struct
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from msgspec import Struct, field
 
+from loadtests.catalogue import METRICS, SOURCES
 from loadtests.fingerprint import Environment
 from loadtests.measure import Latency, Series
-from loadtests.thresholds import METRICS, Judged, Measured, statistics_of
+from loadtests.phases import Phases
+from loadtests.probes.looks import Looks
+from loadtests.probes.postgres import Statement
+from loadtests.thresholds import NO_PHASES, NO_TIMES, Judged, Measured, phase_measurements, statistics_of
+from loadtests.timed import Moment, Timed, Window
 from simulator.scenario import Scenario
 
-VERSION = 1
+VERSION = 2
 """Of the layout of `result.json`."""
 
 
@@ -59,6 +57,37 @@ class FaultDone(Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class PhaseFigures(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A metric in one phase of the run alone."""
+
+    statistics: dict[str, float]
+    """Empty: no samples."""
+    hdr: str = ""
+    """Of a latency: its histogram, as in `Figures`, to two digits."""
+
+
+class Figures(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was measured of one metric."""
+
+    unit: str
+    """Empty: a plain number."""
+    kind: str
+    """`latency`, `series`, `count` or `value`."""
+    source: str
+    """Where it comes from: a file beside `result.json`, or what a probe read."""
+    statistics: dict[str, float]
+    """Empty: no samples."""
+    hdr: str = ""
+    """Of a latency: its HDR histogram in microseconds, base64 V2."""
+    clamped: int = 0
+    """Of a latency: values outside its histogram, kept at the nearest end."""
+    points: list[tuple[int, float]] = field(default_factory=list)
+    """Of a series: Unix microseconds and value. A very long run keeps every n-th."""
+    moments: list[Moment] = field(default_factory=list)
+    """Of a latency: by the time at which something was meant to happen."""
+    phases: dict[str, PhaseFigures] = field(default_factory=dict)
+
+
 class Result(Struct, frozen=True, kw_only=True):
     """Everything that `result.json` holds."""
 
@@ -68,15 +97,44 @@ class Result(Struct, frozen=True, kw_only=True):
     seed: int
     started_at_us: int
     ended_at_us: int
+    load_started_at_us: int
+    """When the fleet began; 0: it did not."""
+    load_ended_at_us: int
+    """When it had left."""
     environment: Environment
-    metrics: dict[str, dict[str, Any]]
-    """By name: unit, kind, statistics, and the HDR histogram (`hdr`) or the points of the series."""
+    metrics: dict[str, Figures]
+    """By name, as in the catalogue."""
     faults: tuple[FaultDone, ...]
+    phases: dict[str, tuple[Window, ...]]
+    """Before, during and after the faults, in Unix microseconds; empty without faults."""
+    probes: tuple[Looks, ...]
+    """How often each probe looked, and how often in vain."""
+    statements: tuple[Statement, ...]
+    """The slowest statements of Postgres, by their time in all; empty where it does not tell."""
     thresholds: tuple[Judged, ...]
     verdict: str
     exit_code: int
     reasons: tuple[str, ...]
     """Why the verdict is not PASSED, worst first."""
+
+    @property
+    def duration_seconds(self) -> float:
+        """Of the load, or of the whole run where there was none."""
+        begun, ended = self.load_started_at_us or self.started_at_us, self.load_ended_at_us or self.ended_at_us
+        return max(0, ended - begun) / 1e6
+
+
+class Course(Struct, frozen=True, kw_only=True):
+    """What happened when, and how it was looked at: everything of a result but figures and judgement."""
+
+    started_at_us: int
+    ended_at_us: int
+    load_started_at_us: int = 0
+    load_ended_at_us: int = 0
+    faults: Sequence[FaultDone] = ()
+    phases: Phases = NO_PHASES
+    probes: Sequence[Looks] = ()
+    statements: Sequence[Statement] = ()
 
 
 def decide(judged: Sequence[Judged], invalid: Sequence[str] = (), *, interrupted: bool = False) -> Verdict:
@@ -101,13 +159,12 @@ def decide(judged: Sequence[Judged], invalid: Sequence[str] = (), *, interrupted
 
 def summarise(
     scenario: Scenario,
+    course: Course,
     *,
-    started_at_us: int,
-    ended_at_us: int,
     environment: Environment,
     measured: Measured,
     judged: Sequence[Judged],
-    faults: Sequence[FaultDone] = (),
+    timed: Mapping[str, Timed] = NO_TIMES,
     invalid: Sequence[str] = (),
     interrupted: bool = False,
 ) -> Result:
@@ -123,11 +180,16 @@ def summarise(
     return Result(
         scenario=scenario,
         seed=scenario.seed,
-        started_at_us=started_at_us,
-        ended_at_us=ended_at_us,
+        started_at_us=course.started_at_us,
+        ended_at_us=course.ended_at_us,
+        load_started_at_us=course.load_started_at_us,
+        load_ended_at_us=course.load_ended_at_us,
         environment=environment,
-        metrics={name: _metric(name, measured[name]) for name in METRICS if name in measured},
-        faults=tuple(faults),
+        metrics={name: _figures(name, measured, timed, course.phases) for name in METRICS if name in measured},
+        faults=tuple(course.faults),
+        phases=dict(course.phases),
+        probes=tuple(course.probes),
+        statements=tuple(course.statements),
         thresholds=tuple(judged),
         verdict=verdict.name,
         exit_code=int(verdict),
@@ -135,137 +197,22 @@ def summarise(
     )
 
 
-def _metric(name: str, measurement: Latency | Series | float) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "unit": METRICS[name].unit,
-        "kind": METRICS[name].kind,
-        "statistics": statistics_of(name, measurement),
-    }
-    if isinstance(measurement, Latency):
-        told["hdr"] = measurement.encode()
-        told["clamped"] = measurement.clamped
-    elif isinstance(measurement, Series):
-        told["points"] = measurement.points
-    return told
-
-
-# ---------------------------------------------------------------- files
-
-
-def create_run_directory(runs: Path, scenario: str) -> Path:
-    """Make `runs/<scenario>-<UTC time>/` and let the link `runs/latest` point at it.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    runs.mkdir(parents=True, exist_ok=True)
-    name = f"{scenario}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    for number in range(1, 100):
-        directory = runs / (name if number == 1 else f"{name}-{number}")
-        with suppress(FileExistsError):
-            directory.mkdir()
-            break
-    else:
-        raise FileExistsError(f"{runs / name}: 99 runs began in this second")
-    _point(runs / "latest", directory)
-    return directory
-
-
-def _point(link: Path, directory: Path) -> None:
-    """Let `link` point at its sibling `directory`; whoever looks finds the old one or the new one, never none."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(directory.name)
-    try:
-        temporary.replace(link)
-    except OSError:
-        temporary.unlink()
-        raise
-
-
-def write_result(directory: Path, result: Result) -> Path:
-    """Write `result.json` into `directory`, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path = directory / "result.json"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = msgspec.json.format(msgspec.json.encode(result), indent=2)
-    try:
-        with temporary.open("wb") as file:
-            file.write(text + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
-
-
-# ---------------------------------------------------------------- for people
-
-_COLUMNS = ("metric", "value", "unit", "limit", "", "")
-
-
-def show(result: Result, path: Path, stream: TextIO | None = None) -> None:
-    """Write the verdict: a table of the thresholds, what made the run invalid, the verdict, and where `result.json` is.
-
-    Args:
-        result: the run's outcome.
-        path: of `result.json`.
-        stream: standard output by default. A terminal gets colours, anything else aligned plain text.
-    """
-    stream = stream or sys.stdout
-    console = Console(file=stream, highlight=False, soft_wrap=True)
-    rows = [_row(threshold, _marks(stream)) for threshold in result.thresholds]
-    last = f"{result.verdict} (exit {result.exit_code})"
-    if not console.is_terminal:
-        stream.write(_plain(rows) + _notes(result) + f"{last}  {path}\n")
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in _COLUMNS:
-        table.add_column(column, justify="right" if column == "value" else "left", overflow="fold")
-    for threshold, row in zip(result.thresholds, rows, strict=True):
-        table.add_row(*map(Text, row), style="" if threshold.passed else "red")
-    console.print(table)
-    console.print(Text(_notes(result)), end="")
-    console.print(Text(last, "bold green" if result.exit_code == 0 else "bold red"), Text(str(path)))
-
-
-def _row(threshold: Judged, marks: Mapping[bool, str]) -> tuple[str, ...]:
-    value = "-" if threshold.value is None else _number(threshold.value)
-    return threshold.key, value, threshold.unit, threshold.limit, marks[threshold.passed], threshold.reason
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100_000 else f"{value:,.6g}"
-
-
-def _marks(stream: TextIO) -> dict[bool, str]:
-    marks = {True: "\N{CHECK MARK}", False: "\N{BALLOT X}"}
-    try:
-        "".join(marks.values()).encode(stream.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return {True: "ok", False: "FAILED"}
-    return marks
-
-
-def _plain(rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [_COLUMNS, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
-    text = ""
-    for line in lines:
-        cells = [
-            cell.rjust(width) if i == 1 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        text += "  ".join(cells).rstrip() + "\n"
-    return text
-
-
-def _notes(result: Result) -> str:
-    """What the table of thresholds does not tell: the reasons for which the run is invalid."""
-    invalid = [reason for reason in result.reasons if reason.startswith("invalid: ")]
-    return "".join(f"{reason}\n" for reason in invalid)
+def _figures(name: str, measured: Measured, timed: Mapping[str, Timed], phases: Phases) -> Figures:
+    measurement = measured[name]
+    latency = measurement if isinstance(measurement, Latency) else None
+    return Figures(
+        unit=METRICS[name].unit,
+        kind=METRICS[name].kind,
+        source=SOURCES[name],
+        statistics=statistics_of(name, measurement),
+        hdr=latency.encode() if latency else "",
+        clamped=latency.clamped if latency else 0,
+        points=measurement.points if isinstance(measurement, Series) else [],
+        moments=timed[name].moments() if latency and name in timed else [],
+        phases={
+            phase: PhaseFigures(
+                statistics=part.statistics(), hdr=part.encode() if isinstance(part, Latency) and part.count else ""
+            )
+            for phase, part in phase_measurements(name, measured, timed, phases)
+        },
+    )

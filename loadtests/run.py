@@ -7,36 +7,34 @@ and leaves nothing behind, however it ends.
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
 
-import msgspec
-
+from loadtests.abort import AbortWatch
 from loadtests.answers import AuditEntry
 from loadtests.attempts import read_attempts
-from loadtests.audit_check import AuditCheckError, AuditFindings, compare, read_audit
+from loadtests.audit_check import AuditCheckError, compare, read_audit
+from loadtests.background import Background
 from loadtests.children import MAX_GENERATOR_CPU, Child, ChildError
 from loadtests.database import AWAY, Reconnecting
 from loadtests.faults import FaultError, Faults
-from loadtests.fingerprint import Postgres, environment
-from loadtests.fleet_process import REPORT, last_status, ledgers, make_fleet
-from loadtests.fleet_report import catalogue as fleet_catalogue
-from loadtests.fleet_report import read_report
-from loadtests.measure import Latency, Series, now_us
+from loadtests.fleet_process import ledgers, make_fleet
+from loadtests.fleet_status import FleetStatus
+from loadtests.measure import now_us
 from loadtests.network import Network
+from loadtests.outcome import Outcome
+from loadtests.probes.looks import Looks
+from loadtests.probes.processes import Pid
 from loadtests.progress import Progress
-from loadtests.recorded import catalogue, read_measurements
-from loadtests.result import FaultDone, Result, summarise
+from loadtests.result import Result
 from loadtests.sampling import Sampler
 from loadtests.stage import ORG, ServerUnderTest, StageError, database, fingerprint
-from loadtests.thresholds import judge, measurable
 from loadtests.tokens import JWT_SECRET, user_token
 from loadtests.tokens import ORG as ORG_VARIABLE
-from loadtests.users_process import ATTEMPTS, MEASUREMENTS, make_users
-from loadtests.verify import Findings, RollingVerifier, Verifier
+from loadtests.users_process import ATTEMPTS, make_users
+from loadtests.verify import RollingVerifier, Verifier
+from server.db.embedded import EmbeddedPostgres
 from server.db.storage.strategies import storage as strategy
 from simulator.ledger import LedgerError
 from simulator.scenario import Fault, Scenario
@@ -47,24 +45,6 @@ USERS_GRACE_SECONDS = 20.0
 LOOK_SECONDS, VERIFY_SECONDS = 2.0, 120.0
 """Deadlines of the runner's statements: the sampler's, which has more to look at, and the verifier's."""
 
-_Measurement = Latency | Series | float
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a run gathers until it can be judged."""
-
-    postgres: Postgres | None = None
-    measured: dict[str, _Measurement] = field(default_factory=dict)
-    faults: list[FaultDone] = field(default_factory=list)
-    """In the order in which they began, once the load is over."""
-    server_failures: int = 0
-    invalid: list[str] = field(default_factory=list)
-    findings: Findings = field(default_factory=Findings)
-    audit: AuditFindings | None = None
-    """None: nobody acted, or it could not be checked."""
-    interrupted: bool = False
-
 
 class Run:
     """A run of a checked scenario into its own directory."""
@@ -74,13 +54,7 @@ class Run:
         self._directory = directory
         self._database_url = database_url
         self._progress = progress
-        self._outcome = Outcome()
-        self._started_us = now_us()
-        self._sampler: Sampler | None = None
-        self._server: ServerUnderTest | None = None
-        self._network: Network | None = None
-        self._fleet: Child | None = None
-        self._users: Child | None = None
+        self._outcome = Outcome(scenario, directory)
 
     async def perform(self) -> Result:
         """Run, stop everything, judge.
@@ -94,62 +68,88 @@ class Run:
             await self._perform()
         except asyncio.CancelledError:
             self._outcome.interrupted = True
-        self._measure()
-        return await asyncio.to_thread(self._result)
+        await asyncio.to_thread(self._outcome.measure)
+        return await asyncio.to_thread(self._outcome.result)
 
     async def _perform(self) -> None:
-        scenario, directory = self._scenario, self._directory
+        scenario, directory, outcome = self._scenario, self._directory, self._outcome
         async with AsyncExitStack() as stack:
             self._progress.say("starting Postgres")
             dsn, postgres = await stack.enter_async_context(database(self._database_url, directory / "postgres.log"))
-            server = self._server = ServerUnderTest(scenario, dsn, directory)
+            server = outcome.server = ServerUnderTest(scenario, dsn, directory)
             stack.push_async_callback(lambda: server.child.stop())  # noqa: PLW0108 - the child changes with a restart
             self._progress.say("starting the server")
             await server.start()
             storage = strategy(scenario.storage.strategy)
             looking = Reconnecting(dsn, statement_seconds=LOOK_SECONDS)
+            counting = Reconnecting(dsn, statement_seconds=LOOK_SECONDS)
             verifying = Reconnecting(dsn, statement_seconds=VERIFY_SECONDS)
             stack.callback(looking.close)
+            stack.callback(counting.close)
             stack.callback(verifying.close)
             await self._look_at_postgres(looking)
-            network = self._network = await self._start_network(stack, server)
-            sampler = self._sampler = Sampler(server.http, storage, looking)
+            network = outcome.network = await self._start_network(stack, server)
             verifier = stack.enter_context(Verifier(ledgers(scenario, directory), storage, verifying.use))
             rolling = RollingVerifier(verifier, scenario.storage.retention_seconds)
-            self._outcome.findings = verifier.findings
-            fleet = self._fleet = make_fleet(
-                self._scenario, server, self._directory, url=network.ws if network else None
+            outcome.findings = verifier.findings
+            fleet = make_fleet(scenario, server, directory, url=network.ws if network else None)
+            users = make_users(scenario, server, directory) if scenario.users else None
+            sampler = outcome.sampler = Sampler(
+                server.http, storage, looking, counting, self._processes(postgres, fleet, users)
             )
+            await sampler.prepare()
             stack.push_async_callback(fleet.stop)
             await fleet.start()
-            users = self._users = make_users(scenario, server, directory) if scenario.users else None
+            outcome.load_started_us = now_us()
+            outcome.status = FleetStatus(fleet.log)
+            outcome.has_users = users is not None
             if users is not None:
                 stack.push_async_callback(users.stop, signal.SIGTERM, 10.0)
                 await users.start()
-            async with _Background() as background:
+            async with Background() as background:
                 background.start(sampler.run())
                 checking = background.start(rolling.run())
                 background.start(self._watch_server(server, sampler))
                 for fault in scenario.faults:
                     background.start(self._break(Faults(server, postgres, network), fault))
-                background.start(self._show(sampler))
+                background.start(self._show(sampler, outcome.status))
+                background.start(self._watch_thresholds(fleet))
                 if users is not None:
                     background.start(self._watch_cpu(users))
                 await self._load(fleet, users, background)
+                outcome.load_ended_us = now_us()
                 rolling.stop()
                 with suppress(LedgerError, OSError):
                     await checking
-            self._count_faults()
-            await sampler.sample()
+            outcome.count_faults()
+            await sampler.last_look()
             entries = await self._audit(server) if scenario.actions.operators else None
             self._progress.say("stopping the server")
             if not await server.child.stop():
-                self._outcome.invalid.append("the server did not end within 30 s of SIGTERM")
+                outcome.invalid.append("the server did not end within 30 s of SIGTERM")
             await self._verify_rest(rolling)
             if entries is not None:
                 self._check_audit(entries, verifier.executed())
 
     # -- parts
+
+    def _processes(self, postgres: EmbeddedPostgres | None, fleet: Child, users: Child | None) -> dict[str, Pid]:
+        """Whose processes there are to look at."""
+        outcome = self._outcome
+        found: dict[str, Pid] = {
+            "server": lambda: outcome.server.child.running_pid if outcome.server else None,
+            "fleet": lambda: fleet.running_pid,
+        }
+        if postgres is not None:
+            found["postgres"] = lambda: postgres.pid
+        else:
+            outcome.unseen.append(Looks(probe="postgres processes", note="the Postgres of --database-url is not ours"))
+        if users is not None:
+            found["users"] = lambda: users.running_pid
+        if outcome.network is not None:
+            proxy = outcome.network.child
+            found["proxy"] = lambda: proxy.running_pid
+        return found
 
     async def _look_at_postgres(self, looking: Reconnecting) -> None:
         try:
@@ -177,7 +177,7 @@ class Run:
             return f"Bearer {user_token(environ, 'audit-check', 'admin')}"
 
         try:
-            return await read_audit(server.http, authorization, self._started_us)
+            return await read_audit(server.http, authorization, self._outcome.started_us)
         except AuditCheckError as error:
             self._outcome.invalid.append(str(error))
             return None
@@ -195,7 +195,7 @@ class Run:
 
     # -- while it runs
 
-    async def _load(self, fleet: Child, users: Child | None, background: "_Background") -> None:
+    async def _load(self, fleet: Child, users: Child | None, background: "Background") -> None:
         """Until the fleet has ended by itself, and the users after it."""
         seconds = self._scenario.duration_seconds
         ended = await background.first_of(fleet.wait(), seconds + FLEET_GRACE_SECONDS)
@@ -222,6 +222,7 @@ class Run:
                 return
             self._progress.say(f"the server ended with exit code {code}: starting it again")
             await server.restart()
+            self._outcome.server_back_us.append(now_us())
 
     async def _break(self, faults: Faults, fault: Fault) -> None:
         """Do a fault at its time, which counts from now."""
@@ -235,14 +236,17 @@ class Run:
         self._outcome.faults.append(done)
         self._progress.say(f"fault: {fault.kind}: {done.detail}")
 
-    def _count_faults(self) -> None:
-        """A fault that was still under way when the load ended is none that the load has met."""
-        self._outcome.faults.sort(key=lambda fault: fault.at_us)
-        left = len(self._scenario.faults) - len(self._outcome.faults)
-        if left and not self._outcome.invalid:
-            self._outcome.invalid.append(
-                f"{left} of {len(self._scenario.faults)} faults were not over when the load ended"
-            )
+    async def _watch_thresholds(self, fleet: Child) -> None:
+        """End the load early when a threshold that says so stays broken. The fleet's end is the load's."""
+        watch = AbortWatch(self._scenario.thresholds)
+        begun = asyncio.get_running_loop().time()
+        while watch.watches and self._outcome.aborted is None:
+            await asyncio.sleep(1.0)
+            elapsed = asyncio.get_running_loop().time() - begun
+            aborted = self._outcome.aborted = watch.judge(elapsed, await asyncio.to_thread(self._outcome.statistics))
+            if aborted is not None:
+                self._progress.say(f"threshold {aborted.threshold.key}: {aborted.reason}")
+                fleet.send(signal.SIGTERM)
 
     async def _watch_cpu(self, users: Child) -> None:
         """A Locust process that has no core left measures itself."""
@@ -256,16 +260,20 @@ class Run:
             if busy == 5:
                 self._outcome.invalid.append(f"Locust used over {MAX_GENERATOR_CPU:.0%} of a core for 5 s")
 
-    async def _show(self, sampler: Sampler) -> None:
-        log = self._directory / "fleet.log"
+    async def _show(self, sampler: Sampler, status: FleetStatus) -> None:
         begun = asyncio.get_running_loop().time()
         while True:
             await asyncio.sleep(1.0)
             elapsed = asyncio.get_running_loop().time() - begun
-            fleet = last_status(log)
+            await asyncio.to_thread(status.poll)
             oldest = sampler.series["oldest_row_age_s"].statistics().get("last")
             self._progress.show(
-                elapsed, self._scenario.duration_seconds, fleet, sampler.rows_per_second, oldest, self._outcome.findings
+                elapsed,
+                self._scenario.duration_seconds,
+                status.last,
+                sampler.rows_per_second,
+                oldest,
+                self._outcome.findings,
             )
 
     # -- the end
@@ -278,112 +286,6 @@ class Run:
             await rolling.finish(now_us() - retention_us)
         except (LedgerError, *AWAY) as error:
             self._outcome.invalid.append(f"the ledger could not be verified to its end: {error}")
-
-    def _measure(self) -> None:
-        """Gather what the parts measured, as far as the run came."""
-        outcome, measured = self._outcome, self._outcome.measured
-        if self._sampler is not None:
-            measured.update(self._sampler.series)
-            measured["insert_batch_ms"] = self._sampler.flushes()
-            measured["server_unready_s"] = self._sampler.unready_seconds
-            for name in ("rows_replayed", "batches_replayed"):
-                measured[name] = self._sampler.total(f"seatrial_{name}_total")
-        if self._server is not None:
-            measured["server_restarts"] = float(self._server.restarts)
-            measured["server_failures"] = float(outcome.server_failures)
-        if self._network is not None:
-            measured["connection_resets"] = float(self._network.carried.resets)
-            measured["withheld_bytes"] = float(self._network.carried.withheld_bytes)
-        if self._fleet is not None:
-            try:
-                report = read_report(self._directory / REPORT)
-            except (OSError, ValueError) as error:
-                outcome.invalid.append(f"the fleet left no report (exit code {self._fleet.exit_code}): {error}")
-            else:
-                told = fleet_catalogue(report, outcome.faults)
-                measured.update({name: told[name] for name in told if measurable(name, self._scenario)})
-                outcome.invalid += [f"fleet: {reason}" for reason in report["invalid"]]
-        if self._users is not None:
-            try:
-                recorded = read_measurements(self._directory / MEASUREMENTS)
-            except (OSError, ValueError) as error:
-                code = self._users.exit_code
-                outcome.invalid.append(f"the users left no measurements (exit code {code}): {error}")
-            else:
-                found = catalogue([recorded])
-                measured.update({name: found[name] for name in found if measurable(name, self._scenario)})
-        if outcome.audit is not None:
-            measured.update(outcome.audit.measured())
-
-    def _result(self) -> Result:
-        """Judge what there is."""
-        outcome, findings = self._outcome, self._outcome.findings
-        for kind in ("missing", "foreign", "altered"):
-            outcome.measured[f"ledger_{kind}"] = float(findings.counts[kind])
-        outcome.measured["ledger_verified_fraction"] = findings.verified_fraction
-        if findings.unverified:
-            outcome.invalid.append(f"{findings.unverified} stored rows unverified: the fleet's ledger fell silent")
-        self._write("findings.json", findings)
-        if outcome.audit is not None:
-            self._write("audit.json", outcome.audit)
-        return summarise(
-            self._scenario,
-            started_at_us=self._started_us,
-            ended_at_us=now_us(),
-            environment=environment(outcome.postgres),
-            measured=outcome.measured,
-            judged=judge(self._scenario, outcome.measured),
-            faults=outcome.faults,
-            invalid=outcome.invalid,
-            interrupted=outcome.interrupted,
-        )
-
-    def _write(self, name: str, found: Findings | AuditFindings) -> None:
-        (self._directory / name).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
-
-
-class _Background:
-    """Tasks beside the load, all ended with it; the first that fails ends the load too."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Own a task."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        return task
-
-    async def first_of(self, work: Awaitable[int], timeout_seconds: float) -> int | None:
-        """The result of `work`; None: not in time.
-
-        Raises:
-            Exception: what a task raised that failed meanwhile.
-        """
-        waited = asyncio.ensure_future(work)
-        deadline = asyncio.get_running_loop().time() + timeout_seconds
-        try:
-            while not waited.done():
-                left = deadline - asyncio.get_running_loop().time()
-                running = {task for task in self._tasks if not task.done()}
-                done, _ = await asyncio.wait(
-                    {waited, *running}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED
-                )
-                if not done:
-                    return None
-                for task in done - {waited}:
-                    task.result()
-            return int(waited.result())
-        finally:
-            waited.cancel()
 
 
 async def run(scenario: Scenario, directory: Path, database_url: str | None) -> Result:

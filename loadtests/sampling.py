@@ -1,127 +1,101 @@
-"""What is looked at once a second while a run goes on: the server's counters and the database's tables."""
+"""What is looked at once a second while a run goes on: server, Postgres, tables and processes."""
 
 import asyncio
-import logging
-import math
-import time
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
-from loadtests.database import AWAY, Reconnecting
-from loadtests.measure import Latency, Series, now_us
-from loadtests.scrape import Sample, Totals, scrape, status
+from loadtests.database import Reconnecting
+from loadtests.measure import Latency, Series
+from loadtests.probes.looks import Looks, Probe
+from loadtests.probes.postgres import PostgresProbe, Statement, TablesProbe
+from loadtests.probes.processes import Pid, process_probes
+from loadtests.probes.server import ServerProbe
 from server.db.storage.base import Storage
 
-_log = logging.getLogger(__name__)
-
-ROWS = ("seatrial_metric_rows_stored_total", "seatrial_log_rows_stored_total")
-PRUNED = ("seatrial_metric_rows_pruned_total", "seatrial_log_rows_pruned_total")
-PRUNE_SECONDS = "seatrial_prune_seconds_sum"
-FLUSHES = "seatrial_flush_seconds"
+NOBODY: Mapping[str, Pid] = MappingProxyType({})
 
 
 class Sampler:
     """Time series of the run, by the names of the catalogue.
 
-    A server or a database that does not answer leaves a gap in them; nothing is filled in.
+    A part that does not answer leaves a gap in its own series and in no other; nothing is filled in.
 
     Args:
         url: of the server.
         storage: the strategy that keeps the rows.
-        database: the sampler's own; its deadline must be short, for nothing else is looked at meanwhile.
+        tables, statistics: connections of the sampler's own; their deadlines must be short.
+        processes: parts whose processes can be looked at.
     """
 
-    def __init__(self, url: str, storage: Storage, database: Reconnecting) -> None:
-        self._url = url
-        self._storage = storage
-        self._database = database
-        self._totals = Totals()
-        self._before: tuple[float, float] | None = None
-        """Monotonic time and rows stored at the sample before."""
-        self._pruned_before = (0.0, 0.0)
-        self.series = {
-            name: Series()
-            for name in (
-                "insert_rows_per_second", "prune_rows_per_second", "table_bytes", "index_bytes", "dead_rows",
-                "oldest_row_age_s",
-            )
-        }  # fmt: skip
-        self.agents_connected = 0
-        self.unready_seconds = 0.0
-        """For how long /readyz said 503."""
-        self._looked_at = time.monotonic()
+    def __init__(
+        self,
+        url: str,
+        storage: Storage,
+        tables: Reconnecting,
+        statistics: Reconnecting,
+        processes: Mapping[str, Pid] = NOBODY,
+    ) -> None:
+        self._server = ServerProbe(url)
+        self._postgres = PostgresProbe(statistics)
+        self._probes: list[Probe] = [
+            self._server, TablesProbe(storage, tables), self._postgres, *process_probes(processes),
+        ]  # fmt: skip
+        self.series: dict[str, Series] = {}
+        for probe in self._probes:
+            self.series |= probe.series
+
+    async def prepare(self) -> None:
+        """What must be done before the load."""
+        await self._postgres.prepare()
 
     async def run(self) -> None:
-        """Sample each second until cancelled. A database that does not answer costs its samples, not the run."""
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        while True:
-            await self.sample()
-            due = max(due + 1.0, loop.time())
-            await asyncio.sleep(due - loop.time())
+        """Look each second until cancelled; a probe that must wait makes no other wait."""
+        async with asyncio.TaskGroup() as tasks:
+            for probe in self._probes:
+                tasks.create_task(_each_second(probe.look))
 
-    async def sample(self) -> None:
-        """Look once."""
-        counters, ready = await asyncio.gather(scrape(f"{self._url}/metrics"), status(f"{self._url}/readyz"))
-        if counters is not None:
-            self._count(counters)
-        self._judge_readiness(ready)
-        try:
-            async with self._database.use() as connection:
-                sizes = await self._storage.sizes(connection)
-        except (*AWAY, LookupError) as error:
-            _log.debug("the tables could not be looked at: %s", error)
-            return
-        at = now_us()
-        self.series["table_bytes"].add(at, sum(size.table_bytes for size in sizes))
-        self.series["index_bytes"].add(at, sum(size.index_bytes for size in sizes))
-        self.series["dead_rows"].add(at, sum(size.dead_rows for size in sizes))
-        oldest = min((size.oldest_at for size in sizes if size.oldest_at is not None), default=None)
-        if oldest is not None:
-            self.series["oldest_row_age_s"].add(at, (at - oldest) / 1e6)
+    async def last_look(self) -> None:
+        """Look once more, at the end of the load, at everything."""
+        await asyncio.gather(*(probe.look() for probe in self._probes))
+        await self._postgres.find_statements()
 
     def server_ended(self) -> None:
         """The server's process is gone: the next one counts from zero."""
-        self._totals.restarted()
+        self._server.ended()
 
     @property
     def rows_per_second(self) -> float:
         """Of the last second."""
         return self.series["insert_rows_per_second"].statistics().get("last", 0.0)
 
+    @property
+    def unready_seconds(self) -> float:
+        """For how long the server said that it was not ready."""
+        return self._server.unready_seconds
+
+    @property
+    def looks(self) -> list[Looks]:
+        """How often each probe looked, and how often in vain."""
+        return [probe.looks for probe in self._probes]
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """The slowest of Postgres, after `last_look`."""
+        return self._postgres.statements
+
     def total(self, name: str) -> float:
         """One of the server's counters, over all its processes, as far as they were scraped."""
-        return self._totals.value(name)
+        return self._server.total(name)
 
     def flushes(self) -> Latency:
-        """Durations of all flushes. Read from buckets a quarter apart, each told as its upper bound."""
-        latency = Latency()
-        bounds = self._totals.buckets(FLUSHES)
-        largest = max((bound for bound, _ in bounds if not math.isinf(bound)), default=0.0)
-        for bound, count in bounds:
-            for _ in range(count):
-                latency.record_us(round((largest if math.isinf(bound) else bound) * 1e6))
-        return latency
+        """Durations of all flushes, as the server's histogram tells them."""
+        return self._server.flushes()
 
-    def _judge_readiness(self, status_code: int | None) -> None:
-        """Count the time since the look before, if the server says now that it is not ready; silence says nothing."""
-        now = time.monotonic()
-        if status_code == HTTPStatus.SERVICE_UNAVAILABLE:
-            self.unready_seconds += now - self._looked_at
-        self._looked_at = now
 
-    def _count(self, counters: Sample) -> None:
-        self._totals.update(counters)
-        self.agents_connected = int(counters.get(("seatrial_agents_connected", ""), 0))
-        now, at = time.monotonic(), now_us()
-        rows = sum(self._totals.value(name) for name in ROWS)
-        # Begins with the first row: a ramp is part of the run, an empty server is not.
-        if self._before is not None and now > self._before[0] and rows:
-            rate = (rows - self._before[1]) / (now - self._before[0])
-            self.series["insert_rows_per_second"].add(at, max(0.0, rate))
-        self._before = (now, rows)
-        pruned = sum(self._totals.value(name) for name in PRUNED)
-        seconds = self._totals.value(PRUNE_SECONDS)
-        if pruned > self._pruned_before[0] and seconds > self._pruned_before[1]:
-            rate = (pruned - self._pruned_before[0]) / (seconds - self._pruned_before[1])
-            self.series["prune_rows_per_second"].add(at, rate)
-        self._pruned_before = (pruned, seconds)
+async def _each_second(look: Callable[[], Awaitable[None]]) -> None:
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    while True:
+        await look()
+        due = max(due + 1.0, loop.time())
+        await asyncio.sleep(due - loop.time())

@@ -12,6 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gevent
 from locust import HttpUser, between, events, task
 from locust.runners import MasterRunner, WorkerRunner
 
@@ -47,6 +48,8 @@ OPERATORS, CHART_READERS, LOG_DOWNLOADERS, AUDITORS = (
 )  # fmt: skip
 """How many of Locust's users are of these kinds, none by default; the others are browsers."""
 
+WRITE_SECONDS = 3.0
+"""Between two writes of what was measured so far."""
 HEARTBEAT_SECONDS = 5.0
 SILENT_SECONDS = 10.0
 """Longest wait for the echo of a heartbeat."""
@@ -286,7 +289,30 @@ def _write(environment: locust.env.Environment, **_: Any) -> None:
     name = os.environ.get(MEASUREMENTS)
     if not name or isinstance(environment.runner, MasterRunner):
         return
+    if environment.seatrial_writing is not None:
+        environment.seatrial_writing.kill()
+        environment.seatrial_writing = None
+    environment.seatrial_measurements.write(_path(environment, name))
+
+
+@events.init.add_listener
+def _write_meanwhile(environment: locust.env.Environment, **_: Any) -> None:
+    """Tell every few seconds what was measured so far: a threshold may end the run by it."""
+    name = os.environ.get(MEASUREMENTS)
+    environment.seatrial_writing = None
+    if name and not isinstance(environment.runner, MasterRunner):
+        environment.seatrial_writing = gevent.spawn(_write_often, environment, name)
+
+
+def _write_often(environment: locust.env.Environment, name: str) -> None:
+    while True:
+        gevent.sleep(WRITE_SECONDS)
+        environment.seatrial_measurements.write(_path(environment, name), ended=False)
+
+
+def _path(environment: locust.env.Environment, name: str) -> Path:
+    """Each worker has a file of its own."""
     path = Path(name)
     if isinstance(environment.runner, WorkerRunner):
-        path = path.with_name(f"{path.stem}-{os.getpid()}{path.suffix}")
-    environment.seatrial_measurements.write(path)
+        return path.with_name(f"{path.stem}-{os.getpid()}{path.suffix}")
+    return path

@@ -36,7 +36,8 @@ def test_the_import_contracts_hold() -> None:
         ("server.protocol.codec", {"fastapi", "asyncpg", "pydantic", "uvicorn"}),
         ("server.ingest", {"fastapi", "starlette", "asyncpg"}),
         ("simulator.fleet", {"fastapi", "asyncpg", "locust"}),
-        ("seatrial", {"fastapi", "asyncpg", "numpy", "faker", "locust", "picows"}),
+        ("seatrial", {"fastapi", "asyncpg", "numpy", "faker", "locust", "picows", "matplotlib"}),
+        ("loadtests.run", {"matplotlib", "jinja2", "locust", "gevent"}),
     ],
 )
 def test_importing_loads_no_more_than_it_must(module: str, absent: set[str]) -> None:

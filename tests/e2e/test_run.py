@@ -7,11 +7,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import psutil
 import pytest
 
+from loadtests.probes.catalogue import SERIES
 from tests.support.command import DEADLINE_SECONDS, outcome, start
 
+ROOT = Path(__file__).parents[2]
 SCENARIO = """
 question = "Does it work at all?"
 duration = "6s"
@@ -76,9 +79,17 @@ async def test_a_small_run_passes(tmp_path: Path, postgres_dsn: str) -> None:
     assert made["verdict"] == "PASSED"
     assert made["metrics"]["ledger_verified_fraction"]["statistics"]["value"] >= 0.99
     assert made["environment"]["postgres"]["settings"]["fsync"] == "on"
-    assert {"result.json", "server.log", "fleet.log", "users.log", "ledger.jsonl", "locust_stats.csv"} <= {
-        path.name for path in (tmp_path / "runs" / "latest").iterdir()
-    }
+    assert {
+        "result.json", "report.html", "plots", "junit.xml", "summary.md", "server.log", "fleet.log", "users.log",
+        "ledger.jsonl", "locust_stats.csv",
+    } <= {path.name for path in (tmp_path / "runs" / "latest").iterdir()}  # fmt: skip
+    jsonschema.validate(made, json.loads((ROOT / "docs" / "result.schema.json").read_text()))
+    silent = [name for name in SERIES if name in made["metrics"] and not made["metrics"][name].get("points")]
+    assert silent == [name for name in SERIES if name.startswith(("postgres_", "proxy_")) and name in made["metrics"]]
+    assert {probe["probe"]: probe["note"] for probe in made["probes"]}["postgres processes"]
+    for name in ("ack_latency_ms", "live_latency_ms"):
+        moments = made["metrics"][name]["moments"]
+        assert sum(moment["count"] for moment in moments) == made["metrics"][name]["statistics"]["count"]
     assert left_behind(tmp_path) == []
 
 
@@ -106,6 +117,8 @@ async def test_a_killed_server_is_started_again_and_nothing_is_lost(tmp_path: Pa
     assert [fault["kind"] for fault in made["faults"]] == ["server_kill"]
     assert made["metrics"]["ledger_missing"]["statistics"]["count"] == 0
     assert {"ledger-1.jsonl", "ledger-2.jsonl"} <= {p.name for p in (tmp_path / "runs" / "latest").iterdir()}
+    assert made["phases"].keys() >= {"before", "during"}
+    assert 0 not in [value for _, value in made["metrics"]["server_rss_mb"]["points"]]
 
 
 async def test_a_failed_threshold_exits_10(tmp_path: Path, postgres_dsn: str) -> None:
@@ -117,6 +130,20 @@ async def test_a_failed_threshold_exits_10(tmp_path: Path, postgres_dsn: str) ->
     assert code == 10
     assert "ack_latency_ms.count" in out
     assert out.splitlines()[-1].startswith("THRESHOLD_FAILED (exit 10)")
+
+
+async def test_a_threshold_that_stays_broken_ends_the_run(tmp_path: Path, postgres_dsn: str) -> None:
+    """With `abort` a run of a minute ends after seconds, is verified all the same, and exits 10 with the reason."""
+    text = SCENARIO.replace('duration = "6s"', 'duration = "60s"').replace('retention = "4s"', 'retention = "60s"')
+    text += '"live_latency_ms.p50" = { bound = "< 0.001", abort = true, grace = "1s" }\n'
+    code, out, err = await run(tmp_path, text, "--database-url", postgres_dsn)
+    made = result(tmp_path)
+
+    assert code == 10, out + err
+    assert [t["metric"] for t in made["thresholds"] if t["aborted"]] == ["live_latency_ms"]
+    assert any("it ended the run after" in reason for reason in made["reasons"])
+    assert (made["load_ended_at_us"] - made["load_started_at_us"]) / 1e6 < 55
+    assert made["metrics"]["ledger_verified_fraction"]["statistics"]["value"] >= 0.99
 
 
 async def test_ctrl_c_stops_everything_and_keeps_what_there_is(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.catalogue import METRICS
 from loadtests.measure import Latency, now_us
 from loadtests.recorded import (
     API_VIOLATIONS,
@@ -17,7 +18,6 @@ from loadtests.recorded import (
     catalogue,
     read_measurements,
 )
-from loadtests.thresholds import METRICS
 
 
 def test_processes_add_up_to_the_catalogue(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ def test_unverified_rows_make_a_run_invalid(tmp_path: Path) -> None:
     run = Run(load(ROOT / "scenarios" / "smoke.toml"), tmp_path, None, Progress(io.StringIO()))
     run._outcome.findings = Findings(verified=99_999, acked=99_999, stored=100_000, unverified=1)
 
-    result = run._result()
+    result = run._outcome.result()
 
-    assert result.metrics["ledger_verified_fraction"]["statistics"]["value"] == 0.99999
+    assert result.metrics["ledger_verified_fraction"].statistics["value"] == 0.99999
     assert "invalid: 1 stored rows unverified: the fleet's ledger fell silent" in result.reasons
 
 
@@ -55,6 +55,6 @@ async def test_a_fault_that_did_not_happen_makes_a_run_invalid(tmp_path: Path, f
 def test_a_fault_that_was_not_over_makes_a_run_invalid(tmp_path: Path) -> None:
     """The load did not meet all of it."""
     run = Run(load(ROOT / "scenarios" / "server-kill.toml"), tmp_path, None, Progress(io.StringIO()))
-    run._count_faults()
+    run._outcome.count_faults()
 
     assert run._outcome.invalid == ["1 of 1 faults were not over when the load ended"]

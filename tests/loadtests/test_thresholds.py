@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.catalogue import METRICS, SOURCES, STATISTICS
 from loadtests.measure import Latency, Series
 from loadtests.thresholds import (
     ALWAYS,
-    METRICS,
-    STATISTICS,
+    Aborted,
     Judged,
     Measured,
     judge,
@@ -16,6 +16,8 @@ from loadtests.thresholds import (
     validate_thresholds,
 )
 from simulator.scenario import Scenario, ScenarioError, Threshold, load
+from tests.support.results import latencies, made_result
+from tests.support.results import scenario as faulty
 
 ROOT = Path(__file__).parents[2]
 SOUND: dict[str, Latency | Series | float] = {
@@ -53,7 +55,15 @@ def by_key(judged: list[Judged]) -> dict[str, Judged]:
 
 def test_the_catalogue_names_units() -> None:
     """Each metric has a known kind and a meaning; a name's suffix and its unit agree."""
-    units = {"_ms": "ms", "_per_second": "rows/s", "_bytes": "B", "_s": "s", "_rows": "rows"}
+    units = {
+        "_ms": "ms",
+        "_bytes": "B",
+        "_s": "s",
+        "_rows": "rows",
+        "_mb": "MB",
+        "_cores": "cores",
+        "_batches": "batches",
+    }
 
     for name, metric in METRICS.items():
         assert metric.kind in STATISTICS
@@ -61,6 +71,9 @@ def test_the_catalogue_names_units() -> None:
         for suffix, unit in units.items():
             if name.endswith(suffix):
                 assert metric.unit == unit
+        if name.endswith("_per_second"):
+            assert metric.unit.endswith("/s"), name
+        assert SOURCES[name]
 
 
 @pytest.mark.parametrize(
@@ -202,6 +215,57 @@ def test_a_fraction_just_below_its_bound_does_not_read_as_equal(tmp_path: Path) 
     judged = by_key(judge(scenario(tmp_path), SOUND | {"ledger_verified_fraction": 0.989999999}))
 
     assert judged["ledger_verified_fraction.value"].reason == "0.989999999 is not >= 0.99"
+
+
+def test_a_threshold_holds_for_its_phase_alone(tmp_path: Path) -> None:
+    """What is slow during a fault breaks the bound of that phase, and not those of before and after."""
+    keys = [f'{phase}.ack_latency_ms.p99 = "< 100"' for phase in ("before", "during", "after")]
+    judged = by_key(list(made_result(tmp_path, *keys, 'during.insert_rows_per_second.min = "> 1"').thresholds))
+
+    assert judged["before.ack_latency_ms.p99"].passed
+    assert not judged["during.ack_latency_ms.p99"].passed
+    assert judged["during.ack_latency_ms.p99"].value == pytest.approx(800, rel=0.02)
+    assert judged["after.ack_latency_ms.p99"].passed
+    assert judged["during.insert_rows_per_second.min"].passed
+
+
+def test_a_phase_that_a_run_does_not_have_is_no_pass(tmp_path: Path) -> None:
+    """Without the fault there is no before: no samples."""
+    ack, timed = latencies()
+    chosen = faulty(tmp_path, 'before.ack_latency_ms.p99 = "< 100"')
+    judged = by_key(judge(chosen, SOUND | {"ack_latency_ms": ack}, {"ack_latency_ms": timed}))
+
+    assert judged["before.ack_latency_ms.p99"].reason == "no samples"
+    assert not judged["before.ack_latency_ms.p99"].passed
+
+
+def test_a_threshold_that_ended_the_run_has_failed(tmp_path: Path) -> None:
+    """Whatever was measured after it."""
+    chosen = faulty(tmp_path, 'ack_latency_ms.p99 = {bound = "< 900", abort = true}')
+    aborted = Aborted(threshold=chosen.thresholds[0], value=950, after_seconds=12)
+    judged = by_key(judge(chosen, SOUND | {"ack_latency_ms": latencies()[0]}, aborted=aborted))["ack_latency_ms.p99"]
+
+    assert (judged.passed, judged.aborted, judged.value) == (False, True, 950)
+    assert judged.reason == "950 is not < 900: it ended the run after 12.0 s"
+
+
+@pytest.mark.parametrize(
+    ("threshold", "sentence"),
+    [
+        ('after.resends.count = "== 0"', "resends is known for the whole run only, not after a fault"),
+        ('before.insert_batch_ms.p99 = "< 1"', "insert_batch_ms is known for the whole run only, not before a fault"),
+        (
+            'connections_lost.count = {bound = "== 0", abort = true}',
+            "abort: connections_lost is known at the end only, so it cannot end a run",
+        ),
+    ],
+)
+def test_what_a_metric_cannot_be_asked_is_refused(tmp_path: Path, threshold: str, sentence: str) -> None:
+    """A phase or an early end that the metric cannot tell is an error before the run."""
+    with pytest.raises(ScenarioError) as error:
+        validate_thresholds(faulty(tmp_path, threshold))
+
+    assert sentence in str(error.value)
 
 
 def test_what_the_catalogue_does_not_know_is_no_measurement(tmp_path: Path) -> None:

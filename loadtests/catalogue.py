@@ -1,0 +1,239 @@
+"""The catalogue of metrics: every name that a scenario may bound, and that `result.json` and the report may hold.
+
+A name here is the same in scenarios, `result.json`, the report and `docs/verdict.md`.
+"""
+
+from typing import NamedTuple
+
+from loadtests.probes.catalogue import PROCESS_SERIES, SERIES
+from loadtests.recorded import CHART_RANGES, LATENCIES
+from simulator.scenario import Scenario
+
+CUTS = ("server_kill", "server_term", "resets")
+"""Faults that end connections of agents."""
+
+STATISTICS: dict[str, tuple[str, ...]] = {
+    "latency": ("p50", "p90", "p95", "p99", "p999", "max", "mean", "count"),
+    "series": ("min", "max", "mean", "last"),
+    "count": ("count",),
+    "value": ("value",),
+}
+"""What a threshold may bound, per kind of metric."""
+
+
+class Metric(NamedTuple):
+    """One metric of the catalogue."""
+
+    unit: str
+    """Empty: a plain number."""
+    kind: str
+    """A key of `STATISTICS`."""
+    meaning: str
+    needs: tuple[str, ...] = ()
+    """Keys of the scenario that must be above 0, or there is nothing to measure."""
+    needs_one_of: tuple[str, ...] = ()
+    """Keys of which one at least must be."""
+    needs_fault: tuple[str, ...] = ()
+    """Kinds of fault of which one at least must be in the scenario."""
+
+
+_API_USERS = ("actions.operators", "ui.chart_readers", "ui.log_downloaders", "ui.auditors")
+
+_USERS = ("ui.subscribers", *_API_USERS)
+_NETWORK_FAULTS = ("acks_withheld", "resets")
+
+
+def _needs(series: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """What a probe's series needs: users, or a proxy, whose processes there are then."""
+    if series not in PROCESS_SERIES:
+        return (), (), ()
+    return (), _USERS if series.startswith("users_") else (), _NETWORK_FAULTS if series.startswith("proxy_") else ()
+
+
+METRICS: dict[str, Metric] = {
+    "ack_latency_ms": Metric("ms", "latency", "From a batch's intended time to its ack at the agent: it is committed."),
+    "live_latency_ms": Metric(
+        "ms", "latency", "From a sample's own time to its receipt by a browser.", ("ui.subscribers",)
+    ),
+    "log_latency_ms": Metric(
+        "ms",
+        "latency",
+        "From a log line's own time to its receipt by a browser.",
+        ("ui.subscribers", "fleet.log_lines"),
+    ),
+    "action_round_trip_ms": Metric(
+        "ms", "latency", "From the intended time of an action's request to its known outcome.", ("actions.operators",)
+    ),
+    "chart_query_ms": Metric(
+        "ms", "latency", "From the intended time of a chart's request to the whole answer.", ("ui.chart_readers",)
+    ),
+    **{
+        f"chart_query_{name}_ms": Metric(
+            "ms", "latency", f"The same for charts of {name} alone.", ("ui.chart_readers",)
+        )
+        for name in CHART_RANGES
+    },
+    "log_download_ms": Metric(
+        "ms",
+        "latency",
+        "From the intended time of a log download's request to its last byte.",
+        ("ui.log_downloaders", "fleet.log_lines"),
+    ),
+    "log_lines_downloaded": Metric(
+        "", "count", "Log lines in all downloads.", ("ui.log_downloaders", "fleet.log_lines")
+    ),
+    "insert_rows_per_second": Metric("rows/s", "series", "Rows committed in each second, samples and log lines."),
+    "insert_batch_ms": Metric("ms", "latency", "One flush of a writer lane, COPY to COMMIT."),
+    "prune_rows_per_second": Metric("rows/s", "series", "Rows removed by retention, over each pruning."),
+    "table_bytes": Metric("B", "series", "Heap of the tables of samples and log lines."),
+    "index_bytes": Metric("B", "series", "Indexes of the tables of samples and log lines."),
+    "dead_rows": Metric(
+        "rows", "series", "Rows removed and not yet vacuumed, as the statistics collector counts them."
+    ),
+    "oldest_row_age_s": Metric("s", "series", "Age of the oldest sample or log line stored."),
+    "schedule_lag_ms": Metric(
+        "ms", "latency", "How much later than intended the fleet sent; above 10 % of the interval a run is invalid."
+    ),
+    "ledger_missing": Metric("rows", "count", "Rows acked and not stored."),
+    "ledger_foreign": Metric("rows", "count", "Rows stored that no agent sent."),
+    "ledger_altered": Metric("rows", "count", "Rows stored with other values than were sent."),
+    "ledger_verified_fraction": Metric(
+        "", "value", "Rows compared with the database, of those that were acked: 0 to 1."
+    ),
+    **{name: Metric(probed.unit, "series", probed.meaning, *_needs(name)) for name, probed in SERIES.items()},
+    "resends": Metric("", "count", "Batches that agents sent again after a reconnect."),
+    "rows_replayed": Metric(
+        "rows", "count", "Rows that came again though they were stored, and were not stored twice."
+    ),
+    "batches_replayed": Metric("", "count", "Batches that came again to a server that had received them."),
+    "batches_dropped": Metric("", "count", "Batches that agents' spools lost and declared."),
+    "batches_unsettled": Metric("", "count", "Batches neither acked nor declared lost when the fleet left."),
+    "connections_lost": Metric(
+        "", "count", "Connections of agents that ended otherwise than by the agent's own leave."
+    ),
+    "handshakes_refused": Metric("", "count", "Handshakes of agents that the server refused with an HTTP status."),
+    "pulses": Metric("", "count", "Newest values that agents sent for live views while batches had to wait."),
+    "server_restarts": Metric("", "count", "Times that the runner started the server again."),
+    "server_failures": Metric(
+        "", "count", "Times that the server ended by itself, or after SIGTERM with another exit code than 0."
+    ),
+    "server_unready_s": Metric("s", "value", "Time for which /readyz answered 503."),
+    "reconnect_99_s": Metric(
+        "s",
+        "series",
+        "From a fault that cut connections until 99 % of the agents were welcomed again.",
+        needs_fault=CUTS,
+    ),
+    "reconnect_peak_share": Metric(
+        "", "series", "Largest share of the fleet welcomed in one second after such a fault: 0 to 1.", needs_fault=CUTS
+    ),
+    "connection_resets": Metric("", "count", "Connections of agents that the proxy reset.", needs_fault=("resets",)),
+    "withheld_bytes": Metric(
+        "B", "count", "Bytes of the server that the proxy held back from agents.", needs_fault=("acks_withheld",)
+    ),
+    "live_messages": Metric("", "count", "Messages that browsers received.", ("ui.subscribers",)),
+    "live_foreign": Metric(
+        "", "count", "Messages about something that the browser had not asked for.", ("ui.subscribers",)
+    ),
+    "live_violations": Metric(
+        "",
+        "count",
+        "Messages of no known form, samples going back in time, log lines twice, topics without an answer.",
+        ("ui.subscribers",),
+    ),
+    "api_violations": Metric(
+        "",
+        "count",
+        "Answers of the API that break a promise, attempts that must be denied and were not.",
+        (),
+        _API_USERS,
+    ),
+    "turns_skipped": Metric(
+        "", "count", "Turns that simulated users left out because the one before took too long.", (), _API_USERS
+    ),
+    "audit_missing": Metric("rows", "count", "Attempts without a row in the audit log.", ("actions.operators",)),
+    "audit_duplicate": Metric(
+        "rows", "count", "Audit rows beyond the one of their attempt, or of no attempt.", ("actions.operators",)
+    ),
+    "audit_wrong": Metric(
+        "rows", "count", "Audit rows that tell another attempt or outcome than took place.", ("actions.operators",)
+    ),
+    "actions_executed_twice": Metric(
+        "", "count", "Executions of an action beyond its first, over all agents.", ("actions.operators",)
+    ),
+    "actions_sent_twice": Metric(
+        "", "count", "Actions that reached an agent which knew them already.", ("actions.operators",)
+    ),
+}
+"""Every metric there is."""
+
+
+_SOURCES: dict[str, tuple[str, ...]] = {
+    "fleet.json": (
+        "ack_latency_ms", "schedule_lag_ms", "resends", "batches_dropped", "batches_unsettled", "connections_lost",
+        "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share",
+    ),
+    "users.json": (
+        *LATENCIES, "chart_query_ms", "log_lines_downloaded", "live_messages", "live_foreign", "live_violations",
+        "api_violations", "turns_skipped",
+    ),
+    "findings.json": ("ledger_missing", "ledger_foreign", "ledger_altered", "ledger_verified_fraction"),
+    "audit.json": ("audit_missing", "audit_duplicate", "audit_wrong", "actions_executed_twice"),
+    "/metrics: seatrial_*_rows_stored_total": ("insert_rows_per_second",),
+    "/metrics: seatrial_flush_seconds": ("insert_batch_ms",),
+    "/metrics: seatrial_*_rows_pruned_total, seatrial_prune_seconds": ("prune_rows_per_second",),
+    "/metrics: seatrial_rows_replayed_total": ("rows_replayed",),
+    "/metrics: seatrial_batches_replayed_total": ("batches_replayed",),
+    "/readyz": ("server_unready_s",),
+    "pg_table_size, pg_indexes_size, pg_stat_get_dead_tuples": ("table_bytes", "index_bytes", "dead_rows"),
+    "the smallest timestamp of each table": ("oldest_row_age_s",),
+    "server.log": ("server_restarts", "server_failures"),
+    "network.log": ("connection_resets", "withheld_bytes"),
+}  # fmt: skip
+SOURCES: dict[str, str] = {name: source for source, names in _SOURCES.items() for name in names} | {
+    name: probed.source for name, probed in SERIES.items()
+}
+"""Where each metric comes from: a file beside `result.json`, or what a probe read."""
+
+TIMED = frozenset({"ack_latency_ms", "schedule_lag_ms", "chart_query_ms", *LATENCIES})
+"""Latencies that are known by the time at which something was meant to happen, too."""
+
+_AT_THE_END = frozenset(
+    {
+        *_SOURCES["audit.json"], "ledger_verified_fraction", "batches_unsettled", "connections_lost",
+        "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share", "insert_batch_ms",
+        "connection_resets", "withheld_bytes",
+    }
+)  # fmt: skip
+
+
+def has_phases(name: str) -> bool:
+    """Whether a metric can be told for a phase of a run alone."""
+    return name in TIMED or METRICS[name].kind == "series"
+
+
+def known_meanwhile(name: str) -> bool:
+    """Whether a metric is known while a run goes on, so that it can end it."""
+    return name not in _AT_THE_END
+
+
+def measurable(name: str, scenario: Scenario) -> bool:
+    """Whether a scenario makes what a metric measures."""
+    return not lack(METRICS[name], scenario)
+
+
+def lack(metric: Metric, scenario: Scenario) -> str:
+    """What the scenario lacks to measure it; empty: nothing."""
+
+    def number(key: str) -> int:
+        section, _, leaf = key.partition(".")
+        return int(getattr(getattr(scenario, section), leaf))
+
+    for key in metric.needs:
+        if not number(key):
+            return f"cannot be measured with {key} = 0"
+    if metric.needs_one_of and not any(map(number, metric.needs_one_of)):
+        return f"cannot be measured without {' or '.join(metric.needs_one_of)}"
+    if metric.needs_fault and not any(fault.kind in metric.needs_fault for fault in scenario.faults):
+        return f"cannot be measured without a fault {' or '.join(metric.needs_fault)}"
+    return ""

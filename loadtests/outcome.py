@@ -1,0 +1,210 @@
+"""What a run gathers while it goes on, and the result that is made of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from loadtests.audit_check import AuditFindings
+from loadtests.catalogue import measurable
+from loadtests.fingerprint import Postgres, environment
+from loadtests.fleet_process import REPORT
+from loadtests.fleet_report import catalogue as fleet_catalogue
+from loadtests.fleet_report import read_report
+from loadtests.fleet_report import timed as fleet_timed
+from loadtests.fleet_status import FleetStatus
+from loadtests.measure import Latency, Series, now_us
+from loadtests.network import Network
+from loadtests.phases import phases
+from loadtests.probes.looks import Looks
+from loadtests.recorded import catalogue, read_measurements
+from loadtests.recorded import timed as users_timed
+from loadtests.result import Course, FaultDone, Result, summarise
+from loadtests.result_file import write_whole
+from loadtests.sampling import Sampler
+from loadtests.stage import ServerUnderTest
+from loadtests.thresholds import Aborted, judge, statistics_of
+from loadtests.timed import Timed, Window
+from loadtests.users_process import MEASUREMENTS
+from loadtests.verify import Findings
+from simulator.scenario import Scenario
+from simulator.scenario_format import FAULTS
+
+_Measurement = Latency | Series | float
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run gathers until it can be judged."""
+
+    scenario: Scenario
+    directory: Path
+    started_us: int = field(default_factory=now_us)
+    load_started_us: int = 0
+    """When the fleet was started; 0: not yet."""
+    load_ended_us: int = 0
+    postgres: Postgres | None = None
+    sampler: Sampler | None = None
+    status: FleetStatus | None = None
+    """None: the fleet was not started."""
+    server: ServerUnderTest | None = None
+    network: Network | None = None
+    has_users: bool = False
+    """Whether Locust was started."""
+    measured: dict[str, _Measurement] = field(default_factory=dict)
+    timed: dict[str, Timed] = field(default_factory=dict)
+    faults: list[FaultDone] = field(default_factory=list)
+    """In the order in which they began, once the load is over."""
+    server_back_us: list[int] = field(default_factory=list)
+    """When the server was ready again after it had ended."""
+    server_failures: int = 0
+    unseen: list[Looks] = field(default_factory=list)
+    """What is not looked at, and why."""
+    invalid: list[str] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
+    audit: AuditFindings | None = None
+    """None: nobody acted, or it could not be checked."""
+    aborted: Aborted | None = None
+    interrupted: bool = False
+
+    def count_faults(self) -> None:
+        """A fault that was still under way when the load ended is none that the load has met."""
+        self.faults.sort(key=lambda fault: fault.at_us)
+        left = len(self.scenario.faults) - len(self.faults)
+        if left and not self.invalid and self.aborted is None:
+            self.invalid.append(f"{left} of {len(self.scenario.faults)} faults were not over when the load ended")
+
+    def statistics(self) -> dict[str, Mapping[str, float]]:
+        """What is known of the run so far, by metric."""
+        found: dict[str, Mapping[str, float]] = {}
+        if self.status is not None:
+            found |= self.status.statistics()
+            found |= {name: series.statistics() for name, series in self.status.series.items()}
+        if self.has_users:
+            found |= self._statistics_of_users()
+        found |= {name: statistics_of(name, value) for name, value in self._looked_at().items()}
+        return found | {name: {"count": float(count)} for name, count in self._ledger().items()}
+
+    def measure(self) -> None:
+        """Gather what the parts measured, as far as the run came."""
+        self.measured.update(self._looked_at())
+        if self.sampler is not None:
+            self.measured["insert_batch_ms"] = self.sampler.flushes()
+        if self.network is not None:
+            self.measured["connection_resets"] = float(self.network.carried.resets)
+            self.measured["withheld_bytes"] = float(self.network.carried.withheld_bytes)
+        if self.status is not None:
+            self.status.poll()
+            self.measured.update(self.status.series)
+            self._measure_fleet()
+        if self.has_users:
+            self._measure_users()
+        if self.audit is not None:
+            self.measured.update(self.audit.measured())
+
+    def result(self) -> Result:
+        """Judge what there is. Writes the findings beside it; reads and writes files, so not for an event loop.
+
+        Raises:
+            OSError: the findings cannot be written.
+        """
+        self.measured.update({name: float(count) for name, count in self._ledger().items()})
+        self.measured["ledger_verified_fraction"] = self.findings.verified_fraction
+        if self.findings.unverified:
+            self.invalid.append(f"{self.findings.unverified} stored rows unverified: the fleet's ledger fell silent")
+        self._write("findings.json", self.findings)
+        if self.audit is not None:
+            self._write("audit.json", self.audit)
+        ended_us = now_us()
+        course = Course(
+            started_at_us=self.started_us,
+            ended_at_us=ended_us,
+            load_started_at_us=self.load_started_us,
+            load_ended_at_us=self.load_ended_us,
+            faults=self.faults,
+            phases=phases(
+                self._broken(self.load_ended_us or ended_us),
+                started_us=self.load_started_us,
+                ended_us=self.load_ended_us or ended_us,
+                ramp_seconds=self.scenario.fleet.ramp_seconds,
+                settle_seconds=self.scenario.settle_seconds,
+            ),
+            probes=[
+                *(self.sampler.looks if self.sampler else ()), *([self.status.looks] if self.status else ()),
+                *self.unseen,
+            ],
+            statements=self.sampler.statements if self.sampler else (),
+        )  # fmt: skip
+        return summarise(
+            self.scenario,
+            course,
+            environment=environment(self.postgres),
+            measured=self.measured,
+            timed=self.timed,
+            judged=judge(self.scenario, self.measured, self.timed, course.phases, self.aborted),
+            invalid=self.invalid,
+            interrupted=self.interrupted,
+        )
+
+    def _looked_at(self) -> dict[str, Series | float]:
+        """What the runner itself has seen so far."""
+        found: dict[str, Series | float] = {}
+        if self.sampler is not None:
+            found.update(self.sampler.series)
+            found["server_unready_s"] = self.sampler.unready_seconds
+            for name in ("rows_replayed", "batches_replayed"):
+                found[name] = self.sampler.total(f"seatrial_{name}_total")
+        if self.server is not None:
+            found["server_restarts"] = float(self.server.restarts)
+            found["server_failures"] = float(self.server_failures)
+        return found
+
+    def _ledger(self) -> dict[str, int]:
+        return {f"ledger_{kind}": self.findings.counts[kind] for kind in ("missing", "foreign", "altered")}
+
+    def _broken(self, ended_us: int) -> list[Window]:
+        """From each fault's begin until what it broke worked again."""
+        found = []
+        for fault in self.faults:
+            mended_us = fault.ended_at_us
+            if FAULTS[fault.kind].part == "server":
+                mended_us = next((back for back in self.server_back_us if back >= fault.at_us), ended_us)
+            found.append(Window(fault.at_us, mended_us))
+        return found
+
+    def _measure_fleet(self) -> None:
+        try:
+            report = read_report(self.directory / REPORT)
+        except (OSError, ValueError) as error:
+            self.invalid.append(f"the fleet left no report: {error}")
+            return
+        told = fleet_catalogue(report, self.faults)
+        self.measured.update({name: told[name] for name in told if measurable(name, self.scenario)})
+        self.timed.update(fleet_timed(report))
+        self.invalid += [f"fleet: {reason}" for reason in report["invalid"]]
+
+    def _measure_users(self) -> None:
+        try:
+            recorded = read_measurements(self.directory / MEASUREMENTS)
+        except (OSError, ValueError) as error:
+            self.invalid.append(f"the users left no measurements: {error}")
+            return
+        if not recorded.ended_at_us:
+            self.invalid.append("the users ended without a last word: what they measured is not whole")
+        found = catalogue([recorded])
+        self.measured.update({name: found[name] for name in found if measurable(name, self.scenario)})
+        self.timed.update(
+            {name: times for name, times in users_timed([recorded]).items() if measurable(name, self.scenario)}
+        )
+
+    def _statistics_of_users(self) -> dict[str, Mapping[str, float]]:
+        """What Locust wrote last; nothing before it wrote anything."""
+        try:
+            found = catalogue([read_measurements(self.directory / MEASUREMENTS)])
+        except (OSError, ValueError):
+            return {}
+        return {name: statistics_of(name, value) for name, value in found.items() if measurable(name, self.scenario)}
+
+    def _write(self, name: str, found: Findings | AuditFindings) -> None:
+        write_whole(self.directory / name, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")

@@ -1,0 +1,94 @@
+"""The server's /metrics and its readiness, as time series."""
+
+import asyncio
+import math
+import time
+from http import HTTPStatus
+
+from loadtests.measure import Latency, Series, now_us
+from loadtests.probes.catalogue import SERVER_COUNTERS, SERVER_GAUGES
+from loadtests.probes.looks import Looks, Rates
+from loadtests.scrape import Sample, Totals, scrape, status
+
+ROWS = ("seatrial_metric_rows_stored_total", "seatrial_log_rows_stored_total")
+PRUNED = ("seatrial_metric_rows_pruned_total", "seatrial_log_rows_pruned_total")
+PRUNE_SECONDS = "seatrial_prune_seconds_sum"
+FLUSHES = "seatrial_flush_seconds"
+
+
+class ServerProbe:
+    """Reads `/metrics` and `/readyz`; a server that does not answer leaves a gap."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._totals = Totals()
+        self._rates = Rates()
+        self._before: tuple[float, float] | None = None
+        """Monotonic time and rows stored at the look before."""
+        self._pruned_before = (0.0, 0.0)
+        self._looked_at = time.monotonic()
+        self.looks = Looks(probe="server")
+        self.series = {
+            name: Series() for name in (
+                "insert_rows_per_second", "prune_rows_per_second", *SERVER_GAUGES, *SERVER_COUNTERS,
+            )
+        }  # fmt: skip
+        self.unready_seconds = 0.0
+        """For how long /readyz said 503."""
+
+    async def look(self) -> None:
+        """Look once."""
+        counters, ready = await asyncio.gather(scrape(f"{self._url}/metrics"), status(f"{self._url}/readyz"))
+        if counters is None:
+            self.looks.failed("/metrics did not answer in time")
+            self._rates.forget()
+        else:
+            self.looks.good()
+            self._count(counters)
+        self._judge_readiness(ready)
+
+    def ended(self) -> None:
+        """The server's process is gone: the next one counts from zero."""
+        self._totals.restarted()
+
+    def total(self, name: str) -> float:
+        """One of the server's counters, over all its processes, as far as they were scraped."""
+        return self._totals.value(name)
+
+    def flushes(self) -> Latency:
+        """Durations of all flushes. Read from buckets a quarter apart, each told as its upper bound."""
+        latency = Latency()
+        bounds = self._totals.buckets(FLUSHES)
+        largest = max((bound for bound, _ in bounds if not math.isinf(bound)), default=0.0)
+        for bound, count in bounds:
+            latency.record_us(round((largest if math.isinf(bound) else bound) * 1e6), count)
+        return latency
+
+    def _judge_readiness(self, status_code: int | None) -> None:
+        """Count the time since the look before, if the server says now that it is not ready; silence says nothing."""
+        now = time.monotonic()
+        if status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.unready_seconds += now - self._looked_at
+        self._looked_at = now
+
+    def _count(self, counters: Sample) -> None:
+        self._totals.update(counters)
+        now, at = time.monotonic(), now_us()
+        for name, (_, family, factor) in SERVER_GAUGES.items():
+            if (family, "") in counters:
+                self.series[name].add(at, counters[family, ""] * factor)
+        totals = {name: self._totals.value(family) for name, (_, family) in SERVER_COUNTERS.items()}
+        for name, rate in self._rates.take(now, totals).items():
+            self.series[name].add(at, rate)
+        rows = sum(self._totals.value(name) for name in ROWS)
+        # Begins with the first row: a ramp is part of the run, an empty server is not.
+        if self._before is not None and now > self._before[0] and rows:
+            rate = (rows - self._before[1]) / (now - self._before[0])
+            self.series["insert_rows_per_second"].add(at, max(0.0, rate))
+        self._before = (now, rows)
+        pruned = sum(self._totals.value(name) for name in PRUNED)
+        seconds = self._totals.value(PRUNE_SECONDS)
+        if pruned > self._pruned_before[0] and seconds > self._pruned_before[1]:
+            rate = (pruned - self._pruned_before[0]) / (seconds - self._pruned_before[1])
+            self.series["prune_rows_per_second"].add(at, rate)
+        self._pruned_before = (pruned, seconds)
