@@ -27,6 +27,7 @@ from server.protocol.messages import (
     HeartbeatEcho,
     Hello,
     Inventory,
+    Metric,
     Pulse,
     Rejected,
     ResultAck,
@@ -35,7 +36,7 @@ from server.protocol.messages import (
 )
 from simulator.agent import WELCOME_SECONDS
 from simulator.fleet import Fleet
-from simulator.host import host_id
+from simulator.host import FakeHost, host_id
 from tests.support.fake_server import FakeServer, Peer, fake_server
 from tests.support.fleets import eventually, plan_for, running_fleet
 
@@ -251,6 +252,31 @@ async def test_pulses_come_only_while_batches_wait() -> None:
         pulses = len(peer.all_of(Pulse))
         await has(peer, Batch, 14)
         assert len(peer.all_of(Pulse)) == pulses == fleet.counts.pulses
+
+
+async def test_a_full_window_makes_no_batch_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is not made: on each tick that would be a second load beside an overload. It goes after the ack."""
+    made: list[range] = []
+    honest = FakeHost.metrics_of
+
+    def counted(self: FakeHost, ticks: range) -> list[tuple[Metric, ...]]:
+        made.append(ticks)
+        return honest(self, ticks)
+
+    monkeypatch.setattr(FakeHost, "metrics_of", counted)
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome(batches=2)
+
+    async with fake_server(script) as server, running_fleet(server) as fleet:
+        peer = await server.peer(1)
+        await has(peer, Pulse, 6)
+        assert made == []
+        await peer.send(WindowUpdate(batches=64, bytes=4 << 20))
+        await peer.send(Ack(seq=2))
+        await has(peer, Batch, 8)
+        assert made
+        assert seqs(peer) == list(range(1, fleet.counts.batches_sent + 1))
 
 
 async def test_a_spool_that_overflows_declares_what_it_drops(tmp_path: Path) -> None:
