@@ -4,12 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from server.protocol.messages import Container, Log, Metric
 from simulator.lives import Input, InputKind, Lives
 from simulator.loglines import LogLines
 from simulator.names import Names
 from simulator.profiles import DEFAULT_MIX, PROFILES, Character, ContainerSignals, Profile, Shares, character_of
-from simulator.signal_blocks import BLOCK_SAMPLES, SignalBlock
+from simulator.signal_blocks import BLOCK_SAMPLES, SignalBlock, metrics_of_values
 from simulator.signals import key_of, noise
 
 __all__ = ["FakeHost", "Input", "InputKind", "command_seconds", "host_id", "share_blocks"]
@@ -188,6 +191,11 @@ class FakeHost:
 
     def metrics_of(self, ticks: range) -> list[tuple[Metric, ...]]:
         """The samples of some ticks that follow one another. Many cost little more than one."""
+        refs, cpu, sizes = self.values_of(ticks)
+        return [metrics_of_values(*row) for row in zip(refs.tolist(), cpu, sizes, strict=True)]
+
+    def values_of(self, ticks: range) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        """The values of the samples of some ticks that follow one another, as arrays: see `SignalBlock.stretch`."""
         block = self._block
         if block is None:
             block = SignalBlock([self.characters()], [self.lives])

@@ -78,14 +78,18 @@ class SignalBlock:
             self._compute(tick)
         if tick < self._tick or tick < self._true_from[host]:
             return None
-        return _metrics(self._refs[host], self._cpu[host], self._bytes[host])
+        return metrics_of_values(self._refs[host], self._cpu[host], self._bytes[host])
 
-    def stretch(self, host: int, ticks: range) -> list[tuple[Metric, ...]]:
-        """The samples of a host's running containers for each of some ticks, past ones too.
+    def stretch(self, host: int, ticks: range) -> tuple[_Signed, NDArray[np.float64], _Signed]:
+        """The values of a host's containers for each of some ticks, past ones too.
 
         Args:
             host: its place in the block.
             ticks: by ones, at least one of them.
+
+        Returns:
+            By tick and container: ref, and CPU in percent; by tick, these three, and container: memory, rx and tx in bytes.
+            Negative is None, and where memory is, the container does not run.
         """
         refs, since, running = self._spells(host, ticks)
         series = self._series.of(host)
@@ -97,7 +101,7 @@ class SignalBlock:
         walks = _between(levels[:, piece], levels[:, piece + 1], column)
         before, steps = series.busy_before(since), series.steps(starts)[piece]
         cpu, sizes = series.values(column, since, before, running, walks, steps)
-        return [_metrics(*row) for row in zip(refs.tolist(), cpu, sizes, strict=True)]
+        return refs, cpu, sizes
 
     def _spells(self, host: int, ticks: range) -> tuple[_Signed, _Signed, NDArray[np.bool_]]:
         """Refs, the tick since which each runs, and whether it does: per tick and container."""
@@ -259,8 +263,8 @@ class _Series:
         return here + slope * past // length, whole + here * past + slope * past * past // (2 * length)
 
 
-def _metrics(refs: Sequence[int], cpu: NDArray[np.float64], sizes: _Signed) -> tuple[Metric, ...]:
-    """The samples of one host and tick."""
+def metrics_of_values(refs: Sequence[int], cpu: NDArray[np.float64], sizes: _Signed) -> tuple[Metric, ...]:
+    """The samples of one host and tick, of its values as `SignalBlock.stretch` gives them."""
     columns = refs, cpu.tolist(), *sizes.tolist()
     return tuple(
         [

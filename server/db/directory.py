@@ -17,6 +17,7 @@ import asyncpg
 
 from server.agents import AgentRecord, TrackedContainer
 from server.counters import Counters
+from server.db.directory_rows import UPSERT_CONTAINERS, UPSERT_HOSTS, ContainerRow, HostRow, columns
 from server.db.pool import Database
 from server.db.storage.times import to_datetime, to_micros
 from server.errors import DatabaseDownError
@@ -33,31 +34,6 @@ _ROW_FAULTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asy
 """SQLSTATE classes 22, 23 and 54: this record, not this moment."""
 
 _log = logging.getLogger("seatrial.db")
-
-_UPSERT_HOSTS = """
-    INSERT INTO host AS h (org, host, machine_id, hostname, agent_version, cores, epoch, acked_seq, last_seen)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::uuid[], $8::bigint[],
-                         $9::timestamptz[])
-    ON CONFLICT (org, host) DO UPDATE SET
-        machine_id = excluded.machine_id, hostname = excluded.hostname, agent_version = excluded.agent_version,
-        cores = excluded.cores, epoch = excluded.epoch, last_seen = excluded.last_seen,
-        acked_seq = CASE WHEN h.epoch = excluded.epoch THEN greatest(h.acked_seq, excluded.acked_seq)
-                         ELSE excluded.acked_seq END
-    RETURNING org
-"""
-_UPSERT_CONTAINERS = """
-    INSERT INTO container AS c (container_id, org, host, docker_id, name, series, image, state, labels,
-                                memory_limit_bytes, protected, removed_at)
-    SELECT id, o, h, d, n, s, i, st, l::jsonb, m, p, r
-    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                $9::text[], $10::bigint[], $11::bool[], $12::timestamptz[]) AS u(id, o, h, d, n, s, i, st, l, m, p, r)
-    ON CONFLICT (container_id) DO UPDATE SET
-        name = excluded.name, series = excluded.series, image = excluded.image, state = excluded.state,
-        labels = excluded.labels, memory_limit_bytes = excluded.memory_limit_bytes, protected = excluded.protected,
-        removed_at = excluded.removed_at
-    WHERE (c.org, c.host, c.docker_id) = (excluded.org, excluded.host, excluded.docker_id)
-    RETURNING container_id
-"""
 
 
 class Directory:
@@ -143,7 +119,7 @@ class Directory:
             part = waiting.pop()
             try:
                 async with connection.transaction():  # a savepoint: the transaction outside goes on
-                    found = await connection.fetch(statement, *map(list, zip(*part, strict=True)))
+                    found = await connection.fetch(statement, *columns(part))
                 passed_over |= {row[0] for row in part} - {row[0] for row in found}
             except _ROW_FAULTS as error:
                 if len(part) > 1:
@@ -156,11 +132,11 @@ class Directory:
 
     async def _write_hosts(self, connection: asyncpg.Connection, records: list[AgentRecord]) -> None:
         rows: list[tuple[Any, ...]] = [
-            (r.org, r.host, h.machine_id, h.hostname, h.agent_version, h.cores, r.progress.epoch, r.progress.acked,
-             to_datetime(r.seen_us()))
+            HostRow(r.org, r.host, h.machine_id, h.hostname, h.agent_version, h.cores, r.progress.epoch, r.progress.acked,
+                    to_datetime(r.seen_us()))
             for r in records if (h := r.hello) is not None
         ]  # fmt: skip
-        await self._execute(connection, _UPSERT_HOSTS, rows)
+        await self._execute(connection, UPSERT_HOSTS, rows)
 
     async def _write_containers(
         self, connection: asyncpg.Connection, containers: list[tuple[AgentRecord, TrackedContainer]]
@@ -168,11 +144,13 @@ class Directory:
         if not containers:
             return
         rows: list[tuple[Any, ...]] = [
-            (c.id, r.org, r.host, c.info.id, c.info.name, c.series, c.info.image, c.info.state, json.dumps(c.info.labels),
-             c.info.memory_limit_bytes, c.info.protected, _moment(c.removed_at))
+            ContainerRow(
+                c.id, r.org, r.host, c.info.id, c.info.name, c.series, c.info.image, c.info.state,
+                json.dumps(c.info.labels), c.info.memory_limit_bytes, c.info.protected, _moment(c.removed_at),
+            )
             for r, c in containers
         ]  # fmt: skip
-        if lost := await self._execute(connection, _UPSERT_CONTAINERS, rows):
+        if lost := await self._execute(connection, UPSERT_CONTAINERS, rows):
             self._counters.container_collisions += len(lost)
             _log.error("container ids taken by other containers", extra={"container_ids": sorted(lost)})
 

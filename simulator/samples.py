@@ -1,0 +1,61 @@
+"""Samples as stored, in numpy arrays of one record each: what is too slow as a tuple per row."""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.host import FakeHost
+
+SAMPLE: Final = np.dtype(
+    [
+        ("container_id", "<i8"),
+        ("at", "<i8"),
+        ("cpu", "<f4"),
+        ("mem", "<i8"),
+        ("rx", "<i8"),
+        ("tx", "<i8"),
+        ("nulls", "u1"),
+    ]
+)
+"""A sample as stored; `at` in Unix microseconds, CPU in percent, the others in bytes.
+
+`nulls` has a bit for each value that is null, which stands as 0 here: so equal rows have equal bytes.
+"""
+
+VALUES: Final = ("cpu", "mem", "rx", "tx")
+"""The values that may be null; the first has the lowest bit of `nulls`."""
+
+Samples = NDArray[np.void]
+"""An array of `SAMPLE`."""
+
+NO_SAMPLES: Final[Samples] = np.empty(0, SAMPLE)
+
+
+def samples_of(host: FakeHost, key_of: Callable[[int], int], ticks: range) -> tuple[Samples, NDArray[np.int64]]:
+    """What a host samples in some ticks that follow one another, and the tick of each row.
+
+    Args:
+        host: makes the rows.
+        key_of: the key of a container, by ref.
+        ticks: by ones.
+
+    Returns:
+        Rows by tick, then place on the host.
+    """
+    if not ticks:
+        return NO_SAMPLES, np.empty(0, np.int64)
+    refs, cpu, sizes = host.values_of(ticks)
+    shape = refs.shape
+    rows = np.zeros(shape, SAMPLE)
+    known, place = np.unique(refs, return_inverse=True)
+    rows["container_id"] = np.array([key_of(ref) for ref in known.tolist()], np.int64)[place.reshape(shape)]
+    tick = np.arange(ticks.start, ticks.stop)[:, np.newaxis]
+    rows["at"] = host.at(0) + tick * host.interval_us
+    for bit, (name, values) in enumerate(zip(VALUES, (cpu, *sizes.transpose(1, 0, 2)), strict=True)):
+        is_null = values < 0
+        rows[name] = np.where(is_null, 0, values)
+        rows["nulls"] |= is_null.astype(np.uint8) << np.uint8(bit)
+    running = sizes[:, 0] >= 0
+    return rows[running], np.broadcast_to(tick, shape)[running]
