@@ -2,11 +2,13 @@
 
 import typer
 
+from loadtests import backfill_cli
 from loadtests import cli as loadtests_cli
 from loadtests.bench import cli as bench_cli
 from server import cli as server_cli
 from server import cli_access
 from simulator import cli as simulator_cli
+from simulator import record_cli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,8 +19,10 @@ app = typer.Typer(
 app.command("run")(loadtests_cli.run)
 app.command("report")(loadtests_cli.report)
 app.command("verify")(loadtests_cli.verify)
+app.command("backfill")(backfill_cli.backfill)
 app.command("demo")(loadtests_cli.demo)
 app.command("serve")(server_cli.serve)
+app.command("record")(record_cli.record)
 app.command("simulate")(simulator_cli.simulate)
 app.add_typer(bench_cli.app, name="bench")
 app.add_typer(cli_access.token_app, name="token")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from loadtests.verify import Findings
+    from loadtests.findings import Findings
 
 _USAGE, _ENVIRONMENT, _CORRECTNESS = 2, 3, 11
 

@@ -15,7 +15,7 @@ from simulator.ledger import ledger_files
 from simulator.profiles import mix_text
 from simulator.scenario import Scenario
 
-LEDGER, REPORT = "ledger.jsonl", "fleet.json"
+LEDGER, REPORT, HISTORY = "ledger.jsonl", "fleet.json", "history.jsonl"
 CONNECT_SECONDS = 60.0
 """Longest wait for the last agent after the ramp."""
 _LOOK_SECONDS = 0.2
@@ -28,6 +28,7 @@ def make_fleet(
     *,
     url: str | None = None,
     endless: bool = False,
+    history: Path | None = None,
     warm_up_seconds: float = 0.0,
 ) -> Child:
     """The fleet of a scenario, not started yet.
@@ -36,6 +37,7 @@ def make_fleet(
         scenario: says how many agents, of what kind, and how long.
         server: to which they connect.
         url: the way there, if not straight.
+        history: the ledger of a backfill on which it goes on.
         directory: gets the ledgers, `REPORT` and the log.
         warm_up_seconds: from its start; latencies of this time are left out of its report.
         endless: it stays until it is stopped, however long the scenario is.
@@ -51,6 +53,8 @@ def make_fleet(
         "--ledger", str(directory / LEDGER), "--report", str(directory / REPORT),
         "--warm-up", f"{warm_up_seconds:g}s", "--json",
     ]  # fmt: skip
+    if history is not None:
+        arguments += ["--continue", str(history)]
     if not endless:
         arguments += ["--duration", f"{scenario.duration_seconds:g}s"]
     environ = outer_environment() | {"SEATRIAL_JWT_SECRET": server.secret}

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from loadtests.verify import Findings
+from loadtests.findings import Findings
 
 _PLAIN_EVERY_SECONDS = 5
 

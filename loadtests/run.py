@@ -19,11 +19,12 @@ from loadtests.background import Background
 from loadtests.children import MAX_GENERATOR_CPU, Child, ChildError
 from loadtests.database import AWAY, Reconnecting
 from loadtests.faults import FaultError, Faults
-from loadtests.fleet_process import ledgers, make_fleet
+from loadtests.fleet_process import HISTORY, ledgers, make_fleet
 from loadtests.fleet_status import FleetStatus
 from loadtests.measure import now_us
 from loadtests.network import Network
 from loadtests.outcome import Outcome
+from loadtests.past import write_history
 from loadtests.probes.looks import Looks
 from loadtests.probes.processes import Pid
 from loadtests.progress import Progress
@@ -76,23 +77,38 @@ class Run:
         async with AsyncExitStack() as stack:
             self._progress.say("starting Postgres")
             dsn, postgres = await stack.enter_async_context(database(self._database_url, directory / "postgres.log"))
+            storage = strategy(scenario.storage.strategy)
+            verifying = Reconnecting(dsn, statement_seconds=VERIFY_SECONDS)
+            stack.callback(verifying.close)
+            past, history = None, directory / HISTORY
+            if scenario.storage.backfill_seconds:
+                past = await write_history(scenario, dsn, storage, history, verifying.use, self._progress.say)
             server = outcome.server = ServerUnderTest(scenario, dsn, directory)
             stack.push_async_callback(lambda: server.child.stop())  # noqa: PLW0108 - the child changes with a restart
             self._progress.say("starting the server")
             await server.start()
-            storage = strategy(scenario.storage.strategy)
             looking = Reconnecting(dsn, statement_seconds=LOOK_SECONDS)
             counting = Reconnecting(dsn, statement_seconds=LOOK_SECONDS)
-            verifying = Reconnecting(dsn, statement_seconds=VERIFY_SECONDS)
             stack.callback(looking.close)
             stack.callback(counting.close)
-            stack.callback(verifying.close)
             await self._look_at_postgres(looking)
             network = outcome.network = await self._start_network(stack, server)
-            verifier = stack.enter_context(Verifier(ledgers(scenario, directory), storage, verifying.use))
-            rolling = RollingVerifier(verifier, scenario.storage.retention_seconds)
+            verifier = stack.enter_context(Verifier(
+                    [*([history] if past else []), *ledgers(scenario, directory)], storage, verifying.use
+            ))
+            rolling = RollingVerifier(
+                verifier, scenario.storage.retention_seconds, since_us=past.verified_until_us if past else 0
+            )
+            if past is not None:
+                verifier.findings.merge(past.findings)
             outcome.findings = verifier.findings
-            fleet = make_fleet(scenario, server, directory, url=network.ws if network else None)
+            fleet = make_fleet(
+                scenario,
+                server,
+                directory,
+                url=network.ws if network else None,
+                history=history if past else None,
+            )
             users = make_users(scenario, server, directory) if scenario.users else None
             sampler = outcome.sampler = Sampler(
                 server.http, storage, looking, counting, self._processes(postgres, fleet, users)

@@ -12,85 +12,38 @@ A ledger that does not get there in time leaves rows unverified: they may have b
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
-from heapq import merge
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import asyncpg
+import numpy as np
 
+from loadtests.compare import NOBODY, Compared, compare_lines, compare_samples
+from loadtests.copy_rows import unpacked, unpacked_lines
 from loadtests.database import AWAY, Connect
+from loadtests.findings import Finding, Findings
 from server.db.storage.base import Storage
-from simulator.expected import ExpectedRows
-from simulator.ledger import LedgerError, LedgerReader, Status
+from simulator.expected import Acked, ExpectedRows, ExpectedSamples
+from simulator.ledger import LedgerError, LedgerReader
+from simulator.samples import NO_SAMPLES
 
-EXAMPLES = 20
-"""Findings that are told in full; the others are counted."""
 LEDGER_TIMEOUT_SECONDS = 10.0
 PATIENCE_SECONDS = 30.0
 """How long a slice waits for ledgers that do not grow."""
 RETRY_SECONDS = 0.5
 """Pause before a slice is tried again that the database could not answer."""
 _POLL_SECONDS = 0.05
+_SLICE_ROWS = 1_000_000
+"""About as many rows are compared at once: they take 250 bytes each, and the table is read through once per slice."""
 
 
-class Finding(NamedTuple):
-    """A row that is not as it must be."""
+class _Stored(NamedTuple):
+    """A slice as COPY gave it; empty: it was not read."""
 
-    kind: str
-    """missing, foreign or altered."""
-    table: str
-    row: str
-    """Which one, and what is wrong with it."""
-
-
-@dataclass(slots=True)
-class Findings:
-    """What a verification found. Counts are rows."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: list[Finding] = field(default_factory=list)
-    verified: int = 0
-    """Acknowledged rows that were compared with what is stored."""
-    acked: int = 0
-    """Acknowledged rows, whether they could be compared in time or not."""
-    stored: int = 0
-    """Rows read from the database."""
-    unverified: int = 0
-    """Of those, rows that a ledger fell silent too early to judge: neither foreign nor passed."""
-
-    @property
-    def clean(self) -> bool:
-        """Nothing missing, foreign or altered."""
-        return not any(self.counts.values())
-
-    @property
-    def verified_fraction(self) -> float:
-        """Of the acknowledged and the unverified rows, how many were compared: 0 to 1.
-
-        0 if none was acknowledged: that proves nothing.
-        """
-        return self.verified / (self.acked + self.unverified) if self.acked else 0.0
-
-    def merge(self, other: "Findings") -> None:
-        """Add what another verification found."""
-        self.counts += other.counts
-        self.examples += other.examples[: EXAMPLES - len(self.examples)]
-        self.verified += other.verified
-        self.acked += other.acked
-        self.stored += other.stored
-        self.unverified += other.unverified
-
-    def add(self, kind: str, table: str, row: str) -> None:
-        """Count a finding, and keep it if there are few yet."""
-        self.counts[kind] += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append(Finding(kind, table, row))
-
-
-Rows = list[tuple[Any, Status]]
+    samples: bytes | bytearray = b""
+    lines: bytes | bytearray = b""
 
 
 class Verifier:
@@ -136,7 +89,7 @@ class Verifier:
         """Wait for the ledgers' headers; returns when the fleet's first tick can be, and its interval, in microseconds.
 
         Raises:
-            LedgerError: a ledger has no header in time, or is of another version.
+            LedgerError: a ledger has no header in time, is of another version, or goes on where one ends that is not given.
         """
         deadline = time.monotonic() + timeout_seconds
         for reader, path in zip(self._readers, self._paths, strict=True):
@@ -146,8 +99,13 @@ class Verifier:
                     if time.monotonic() > deadline:
                         raise LedgerError(f"{path}: no header within {timeout_seconds:g} s")
                     await asyncio.sleep(_POLL_SECONDS)
-        self._expected = [ExpectedRows(reader) for reader in self._readers]
+        if not self._expected:
+            self._expected = [ExpectedRows(reader) for reader in self._readers]
         headers = [reader.header for reader in self._readers if reader.header is not None]
+        known = {(h.seed, h.org, h.t0_us) for h in headers if h.backfilled}
+        for header, path in zip(headers, self._paths, strict=True):
+            if header.continues_us is not None and (header.seed, header.org, header.t0_us) not in known:
+                raise LedgerError(f"{path}: continues a history: expected the ledger of its backfill too")
         # Log lines lie up to an interval before their tick.
         return min(h.t0_us - h.interval_us for h in headers), max(h.interval_us for h in headers)
 
@@ -182,45 +140,100 @@ class Verifier:
             asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: the database cannot be read. The slice
                 counts for nothing then, and can be tried again.
         """
-        required = {
-            "metrics": await self._rows("metrics", since, until),
-            "logs": await self._rows("logs", since, until),
-        }
-        readers: dict[str, Callable[[Any, int, int], AsyncIterator[Sequence[Any]]]] = {
-            "metrics": self._storage.read_metrics,
-            "logs": self._storage.read_logs,
-        }
-        async with self._connect() as connection:
-            stored = {
-                table: [row async for block in read(connection, since, until) for row in block]
-                for table, read in readers.items()
-            }
+        acked = self._acked()
+        stored = await self._read(since, until)
         if still_whole is not None and not still_whole():
-            self.findings.acked += sum(status is Status.ACKED for rows in required.values() for _, status in rows)
+            self.findings.acked += _required(
+                await asyncio.to_thread(self._compare, since, until, acked, _Stored(), None)
+            )
             return False
         known_until = await self._known_until(time.time_ns() // 1000)
-        found = Findings()  # apart until it is whole: a cancelled comparison counts for nothing
-        for table, rows in stored.items():
-            allowed = await self._rows(table, since, until)
-            await self._compare(found, table, required[table], allowed, rows, known_until)
-        self.findings.merge(found)
+        await self._tell(await asyncio.to_thread(self._compare, since, until, acked, stored, known_until))
         return True
+
+    async def verify_through(self, since: int, until: int) -> None:
+        """Compare [since, until) slice by slice; while one is compared the next one is read.
+
+        Raises:
+            asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: the database cannot be read. What was
+                compared until then counts.
+        """
+        comparing: asyncio.Future[dict[str, Compared]] | None = None
+        for start, end in self.slices(since, until):
+            acked = self._acked()
+            try:
+                stored = await self._read(start, end)
+            finally:
+                # The ledgers are not polled while they are compared with.
+                if comparing is not None:
+                    await self._tell(await comparing)
+                    comparing = None
+            known_until = await self._known_until(time.time_ns() // 1000)
+            comparing = asyncio.ensure_future(asyncio.to_thread(self._compare, start, end, acked, stored, known_until))
+        if comparing is not None:
+            await self._tell(await comparing)
 
     async def count_only(self, since: int, until: int) -> None:
         """Count what was acknowledged in a slice that can no longer be compared."""
-        for table in ("metrics", "logs"):
-            self.findings.acked += sum(status is Status.ACKED for _, status in await self._rows(table, since, until))
+        acked = self._acked()
+        for start, end in self.slices(since, until):
+            self.findings.acked += _required(await asyncio.to_thread(self._compare, start, end, acked, _Stored(), None))
 
-    async def _rows(self, table: str, since: int, until: int) -> Rows:
-        """What the ledgers say now of a slice, by key."""
+    def slices(self, since: int, until: int) -> Iterator[tuple[int, int]]:
+        """[since, until) in pieces that fit into memory, once it has begun."""
+        headers = [reader.header for reader in self._readers if reader.header is not None]
+        per_second = sum(h.agents * (h.containers + h.log_lines) * 1_000_000 // h.interval_us for h in headers)
+        width = max(1_000_000, _SLICE_ROWS * 1_000_000 // max(1, per_second))
+        while since < until:
+            yield since, min(since + width, until)
+            since += width
+
+    def _acked(self) -> list[Acked]:
+        """How far each ledger says by now that its fleet is acknowledged."""
         for reader in self._readers:
             reader.poll()
-        parts: list[Rows] = []
-        for expected in self._expected:
-            rows: Rows = list(expected.metrics(since, until) if table == "metrics" else expected.logs(since, until))
-            parts.append(rows)
-            await asyncio.sleep(0)  # the runner's other duties
-        return parts[0] if len(parts) == 1 else list(merge(*parts))
+        return [expected.acked() for expected in self._expected]
+
+    async def _read(self, since: int, until: int) -> "_Stored":
+        async with self._connect() as connection:
+            return _Stored(
+                await _copied(self._storage.copy_metrics, connection, since, until),
+                await _copied(self._storage.copy_logs, connection, since, until),
+            )
+
+    def _compare(
+        self, since: int, until: int, acked: Sequence[Acked], there: "_Stored", known_until: int | None
+    ) -> dict[str, Compared]:
+        """What is stored of a slice against what was sent, by table. It waits for nothing, and takes its time.
+
+        What was sent is a function of the ledgers, however much they have grown; what is required was acked before the read.
+        """
+        sent = [expected.samples(since, until, known) for expected, known in zip(self._expected, acked, strict=True)]
+        every = ExpectedSamples(*(np.concatenate(column) for column in zip(*sent, strict=True)))
+        said = [
+            line
+            for expected, known in zip(self._expected, acked, strict=True)
+            for line in expected.lines(since, until, known)
+        ]
+        samples = unpacked(there.samples) if there.samples else NO_SAMPLES
+        lines = unpacked_lines(there.lines) if there.lines else []
+        return {
+            self._storage.metrics.table: compare_samples(every, samples, known_until),
+            self._storage.logs.table: compare_lines(said, lines, known_until),
+        }
+
+    async def _tell(self, compared: Mapping[str, Compared]) -> None:
+        """Count a comparison, and put it into words."""
+        findings = Findings()  # apart until it is whole: a cancelled comparison counts for nothing
+        findings.acked = findings.verified = _required(compared)
+        for table, part in compared.items():
+            findings.stored += part.stored
+            findings.unverified += part.unverified
+            findings.counts += part.counts
+            for kind, row, words in part.examples[: min(findings.room, self.findings.room)]:
+                owner = await self._owner(row) if words is NOBODY else ""
+                findings.examples.append(Finding(kind, table, f"{self._named(row)}: {words}{owner}"))
+        self.findings.merge(findings)
 
     async def _known_until(self, moment: int) -> int | None:
         """Wait until every ledger tells of a later moment, or ended.
@@ -251,53 +264,14 @@ class Verifier:
             default=None,
         )
 
-    async def _compare(
-        self,
-        findings: Findings,
-        table: str,
-        required: Rows,
-        allowed: Rows,
-        stored: Sequence[Any],
-        known_until: int | None,
-    ) -> None:
-        key = 2 if table == "metrics" else 3
-        target = (self._storage.metrics if table == "metrics" else self._storage.logs).table
-        known = {row[:key]: (row, status) for row, status in allowed}
-        seen: set[tuple[Any, ...]] = set()
-        findings.stored += len(stored)
-        for row in stored:
-            identity = tuple(row[:key])
-            expected = known.get(identity)
-            if identity in seen:
-                findings.add("foreign", target, f"{self._named(row)}: stored twice under one key")
-            elif known_until is not None and (
-                row.at >= known_until if expected is None else expected[1] is Status.UNSENT
-            ):
-                findings.unverified += 1
-            elif expected is None:
-                findings.add("foreign", target, f"{self._named(row)}: nobody sent it{await self._owner(row, findings)}")
-            elif expected[1] in {Status.REJECTED, Status.UNSENT}:
-                findings.add("foreign", target, f"{self._named(row)}: {expected[1]}, and stored all the same")
-            elif expected[1] is not Status.CONFLICTED and tuple(row) != tuple(expected[0]):
-                findings.add("altered", target, f"{self._named(row)}: {_difference(row, expected[0])}")
-            seen.add(identity)
-        for row, status in required:
-            if status is Status.ACKED:
-                findings.acked += 1
-                findings.verified += 1
-                if row[:key] not in seen:
-                    findings.add("missing", target, f"{self._named(row)}: acknowledged, not stored")
-
     def _named(self, row: Any) -> str:
         place = next((found for e in self._expected if (found := e.container(row.container_id)) is not None), None)
         name = f"agent {place[0]} container {place[1]}" if place else "no container of this fleet"
         line = f" line {row.line}" if hasattr(row, "line") else ""
         return f"container_id {row.container_id} ({name}) at {row.at}{line}"
 
-    async def _owner(self, row: Any, findings: Findings) -> str:
-        """Whose container a foreign row claims to be of, for the first few: that names a leak between tenants."""
-        if len(findings.examples) >= EXAMPLES:
-            return ""
+    async def _owner(self, row: Any) -> str:
+        """Whose container a foreign row claims to be of: that names a leak between tenants."""
         async with self._connect() as connection:
             if await connection.fetchval("SELECT to_regclass('container')") is None:
                 return ""
@@ -311,43 +285,35 @@ class Verifier:
         )
 
 
+def _required(compared: Mapping[str, Compared]) -> int:
+    return sum(part.required for part in compared.values())
+
+
+async def _copied(copy: Any, connection: asyncpg.Connection, since: int, until: int) -> bytearray:
+    """A whole COPY of a slice."""
+    data = bytearray()
+
+    async def take(piece: bytes) -> None:
+        data.extend(piece)
+
+    await copy(connection, since, until, take)
+    return data
+
+
 def _behind(reader: LedgerReader, moment: int) -> bool:
     """Whether a ledger may still tell of something that happened up to a moment (Unix microseconds)."""
     return reader.progress_us <= moment and not reader.ended
 
 
-def _difference(stored: Any, expected: Any) -> str:
-    """The fields in which two rows differ."""
-    parts = [
-        f"{name} = {_short(found)}, sent {_short(sent)}"
-        for name, found, sent in zip(expected._fields, stored, expected, strict=True)
-        if found != sent
-    ]
-    return ", ".join(parts)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def slices(since: int, until: int, width: int) -> Iterator[tuple[int, int]]:
-    """[since, until) in pieces of at most `width`."""
-    while since < until:
-        yield since, min(since + width, until)
-        since += width
-
-
 async def verify_all(ledgers: Sequence[Path], storage: Storage, connection: asyncpg.Connection) -> Findings:
-    """Verify everything that the ledgers tell of, minute by minute. For a database that is not being pruned.
+    """Verify everything that the ledgers tell of, slice by slice. For a database that is not being pruned.
 
     Raises:
         LedgerError: a ledger cannot be read.
     """
     with Verifier(ledgers, storage, lambda: nullcontext(connection)) as verifier:
         since, _ = await verifier.begin()
-        for start, end in slices(since, verifier.last_at_us(), 60_000_000):
-            await verifier.verify(start, end)
+        await verifier.verify_through(since, verifier.last_at_us())
         return verifier.findings
 
 
@@ -356,12 +322,13 @@ class RollingVerifier:
 
     A slice is a quarter of the window wide, and looked at as late as is safe: rows that were resent after a fault are
     acknowledged by then. While the database is away a slice is tried again, until it is too old: then it was not verified.
+    What lies before `since_us` (Unix microseconds) was verified before.
     """
 
-    def __init__(self, verifier: Verifier, retention_seconds: float) -> None:
+    def __init__(self, verifier: Verifier, retention_seconds: float, *, since_us: int = 0) -> None:
         self._verifier = verifier
         self._window_us = int(retention_seconds * 1e6)
-        self._next = 0
+        self._next = since_us
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -374,7 +341,8 @@ class RollingVerifier:
         Raises:
             LedgerError: a ledger cannot be read.
         """
-        self._next, _ = await self._verifier.begin()
+        begins, _ = await self._verifier.begin()
+        self._next = self._next or begins
         width = self._window_us // 4
         pause = 0.0
         while True:
@@ -386,7 +354,8 @@ class RollingVerifier:
                 pass
             else:
                 return
-            since, until = self._next, self._next + width
+            # A slice that does not fit into memory is looked at in parts.
+            since, until = next(self._verifier.slices(self._next, self._next + width))
             pause = 0.0
             if _now_us() - since > self._window_us * 3 // 4:
                 await self._verifier.count_only(since, until)
@@ -400,15 +369,14 @@ class RollingVerifier:
 
     async def finish(self, pruned_until: int) -> None:
         """Compare what is left. Nothing is pruned any more; what is older than `pruned_until` may be gone."""
-        if not self._next:
-            self._next, _ = await self._verifier.begin()
+        begins, _ = await self._verifier.begin()
+        self._next = self._next or begins
         end = self._verifier.last_at_us()
         if self._next < pruned_until:
             cut = min(pruned_until, end)
             await self._verifier.count_only(self._next, cut)
             self._next = cut
-        for since, until in slices(self._next, end, max(self._window_us // 4, 10_000_000)):
-            await self._verifier.verify(since, until)
+        await self._verifier.verify_through(self._next, end)
         self._next = end
 
     def _whole(self, since: int) -> bool:

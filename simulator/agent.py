@@ -34,7 +34,7 @@ from server.protocol.messages import (
 from simulator.backoff import Backoff
 from simulator.clock_offset import ClockOffset
 from simulator.delivery import Delivery
-from simulator.host import FakeHost
+from simulator.hosts import Host
 from simulator.ledger import Limits
 from simulator.link import Link
 from simulator.orders import Orders
@@ -78,7 +78,7 @@ class Agent:
     )  # fmt: skip
 
     def __init__(
-        self, host: FakeHost, delivery: Delivery, services: Services, backoff: Backoff, log_text_bytes: int
+        self, host: Host, delivery: Delivery, services: Services, backoff: Backoff, log_text_bytes: int
     ) -> None:
         self.delivery = delivery
         self.epoch_id = str(uuid.uuid4())
@@ -111,8 +111,12 @@ class Agent:
 
     @property
     def phase_us(self) -> int:
-        """How long after the start of the timeline its tick 0 is due."""
+        """How long after the start of the timeline its own one begins."""
         return self._host.phase_us
+
+    def due_us(self, tick: int) -> int:
+        """When a tick is due, Unix microseconds."""
+        return self._host.due(tick)
 
     @property
     def gone(self) -> bool:

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -15,6 +16,7 @@ _USAGE, _ENVIRONMENT, _INVALID, _INTERRUPTED = 2, 3, 12, 130
 
 
 def simulate(
+    context: typer.Context,
     url: Annotated[str, typer.Option(help="The server: ws://host:port.")] = "ws://127.0.0.1:8000",
     agents: Annotated[int, typer.Option(help="Simulated agents.")] = 100,
     containers: Annotated[int, typer.Option(help="Containers of each agent.")] = 5,
@@ -47,6 +49,11 @@ def simulate(
     transport: Annotated[str, typer.Option(help="WebSocket client: picows or websockets.")] = "picows",
     ledger: Annotated[Path | None, typer.Option(help="Write what was done to this new file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the final figures to this file, as JSON.")] = None,
+    history: Annotated[
+        Path | None, typer.Option("--continue", help="Go on where the history of this backfill's ledger ends.")
+    ] = None,
+    replay: Annotated[Path | None, typer.Option(help="Send what is in this recording.")] = None,
+    times: Annotated[int, typer.Option(help="With --replay: how many hosts send what each recorded agent sent.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per second on standard output.")] = False,
     describe: Annotated[bool, typer.Option("--describe", help="Tell what would be sent, and send nothing.")] = False,
     scenario: Annotated[
@@ -75,11 +82,14 @@ def simulate(
     Exit code: 0 done, 2 wrong usage, 3 no agent could ever connect, 12 the fleet itself was the bottleneck, 130
     interrupted.
     """
+    from simulator.continuing import read_history
     from simulator.ledger import ledger_files
     from simulator.link import Transport
     from simulator.plan import Plan, PlanError, Workload, agent_url, parse_shard
     from simulator.processes import check_processes
     from simulator.profiles import DEFAULT_MIX, MixError, parse_mix
+    from simulator.recording import RecordingError
+    from simulator.replay import read_recording
     from simulator.sources import check_usable
     from simulator.sources import source_addresses as sources
 
@@ -106,22 +116,34 @@ def simulate(
             return
         if transport not in tuple(Transport):
             raise PlanError("transport", transport, " or ".join(Transport))
-        refused_seconds = _micros("refused-retry", refused_retry) / 1e6
         target = agent_url(url, any_host=i_own_this)
+        refused_seconds, spool_us = _micros("refused-retry", refused_retry) / 1e6, _micros("spool-age", spool_age)
+        sent: dict[str, Any] = {
+            "agents": agents,
+            "containers": containers,
+            "log_lines": log_lines,
+            "interval_us": _micros("interval", interval),
+            "profiles": mix,
+            "churn_per_hour": churn_per_hour,
+        }
+        named = {"org": org, "first_agent": first_agent, "seed": seed}
+        if history is not None:
+            if replay is not None:
+                raise PlanError("replay", replay, "nothing beside --continue")
+            known = read_history(history, now_us=time.time_ns() // 1000, spool_us=spool_us)
+            sent = known.plan_fields(_given(context, sent | named))
+        elif replay is not None:
+            recording = read_recording(replay)
+            sent = recording.plan_fields(times, _given(context, sent)) | named
+            duration_us = recording.period_us if duration_us is None else duration_us
+        else:
+            sent |= named
         plan = Plan(
             url=target,
             secret=jwt_secret,
-            org=org,
-            agents=agents,
-            first_agent=first_agent,
+            **sent,
             shard=parse_shard(shard),
-            source_addresses=sources(source_addresses, target, agents),
-            containers=containers,
-            log_lines=log_lines,
-            interval_us=_micros("interval", interval),
-            seed=seed,
-            profiles=mix,
-            churn_per_hour=churn_per_hour,
+            source_addresses=sources(source_addresses, target, sent["agents"]),
             troubled_commands=troubled_commands,
             duration_us=duration_us,
             ramp_us=_micros("ramp", ramp),
@@ -129,7 +151,7 @@ def simulate(
             transport=Transport(transport),
             token_seconds=_micros("token-lifetime", token_lifetime) // 1_000_000,
             spool_bytes=spool_bytes,
-            spool_us=_micros("spool-age", spool_age),
+            spool_us=spool_us,
             refused_seconds=(refused_seconds, 2 * refused_seconds),
             split_cpu=split_cpu,
         )
@@ -143,7 +165,7 @@ def simulate(
             if path.exists():
                 raise PlanError("ledger", path, "a file that does not exist yet")
         code = _run(plan, processes, ledger, report, start_us, as_json=as_json, metrics_port=metrics_port)
-    except PlanError as error:
+    except (PlanError, RecordingError) as error:
         _fail(_USAGE, str(error))
     raise typer.Exit(code)
 
@@ -245,6 +267,16 @@ def _moment(field: str, text: str) -> int:
     if not now < found <= now + timedelta(days=1):
         raise PlanError(field, text, f"a time within the next day; it is {now:%Y-%m-%dT%H:%M:%SZ}")
     return round(found.timestamp() * 1_000_000)
+
+
+def _given(context: typer.Context, fields: dict[str, Any]) -> dict[str, Any]:
+    """Of some fields of a plan those that stand on the command line."""
+    return {
+        field: value
+        for field, value in fields.items()
+        if (source := context.get_parameter_source(field.removesuffix("_us"))) is not None
+        and source.name == "COMMANDLINE"
+    }
 
 
 def _micros(field: str, text: str) -> int:

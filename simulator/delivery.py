@@ -3,7 +3,7 @@
 from server.protocol.codec import encode
 from server.protocol.error_codes import RejectReason
 from server.protocol.messages import Ack, Batch, Metric, Rejected, Welcome, Window
-from simulator.host import FakeHost
+from simulator.hosts import Host
 from simulator.ledger import Dropped, Map, RejectedMore, RejectedRecord
 from simulator.link import Link
 from simulator.services import Services
@@ -24,10 +24,11 @@ class Delivery:
         host: makes the rows.
         spool: empty.
         services: the fleet.
+        first_tick: the first one to be produced; those before it are in a history.
 
     Attributes:
         epoch: number of the agent's start, from 0, as the ledger counts them.
-        tick: the last one produced; -1 before the first.
+        tick: the last one produced; before the first, the one that precedes it.
         noted: whether the fleet knows already that something moved on since the last flush of the ledger.
     """
 
@@ -36,7 +37,7 @@ class Delivery:
         "noted", "streaming", "tick",
     )  # fmt: skip
 
-    def __init__(self, host: FakeHost, spool: Spool, services: Services) -> None:
+    def __init__(self, host: Host, spool: Spool, services: Services, first_tick: int = 0) -> None:
         self._host, self._spool, self._services = host, spool, services
         self._number = host.agent
         self._link: Link | None = None
@@ -45,7 +46,7 @@ class Delivery:
         self._remade: dict[int, tuple[Metric, ...]] = {}
         self._resync_at: int | None = None
         self.epoch = 0
-        self.tick = -1
+        self.tick = first_tick - 1
         self.noted = False
         self.streaming = False
         """Whether the server has acknowledged something on the present connection."""
@@ -205,7 +206,7 @@ class Delivery:
             return
         services.counts.batches_acked += len(ticks)
         for tick in ticks:
-            services.acked(at_us - host.at(tick))
+            services.acked(host.due(tick), at_us)
         host.forget(spool.tick_of(spool.first) if spool else self.tick)
         self._note()
 

@@ -10,11 +10,11 @@ from server.protocol.messages import Batch
 from simulator.host import FakeHost, share_blocks
 from simulator.loglines import LogLines
 from simulator.names import Names
-from simulator.plan import HOUR_US, Workload
 from simulator.profiles import PROFILES, Shares
 from simulator.scenario import Scenario
 from simulator.scenario_format import seconds
 from simulator.signals import key_of
+from simulator.workload import HOUR_US, Workload
 
 _LOOPED_HOSTS: Final = 2000
 """Of so many hosts at most the restarts are counted, and taken for all."""

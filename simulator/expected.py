@@ -4,30 +4,47 @@ They come in stored form: CPU as float32, text cleaned and cut, containers by th
 what a storage strategy reads, so a verifier compares tuples.
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
-from server.protocol.canonical import clean_log_text, float32
+import numpy as np
+from numpy.typing import NDArray
+
+from server.protocol.canonical import clean_log_text
 from server.protocol.identity import container_id
-from server.protocol.messages import Metric
 from simulator.host import FakeHost, Input
-from simulator.ledger import Course, Header, LedgerError, LedgerReader, ProducedBatch, Status
+from simulator.hosts import Host
+from simulator.ledger import STATUSES, Course, Header, LedgerError, LedgerReader, Replayed, Status
 from simulator.loglines import LogLines
 from simulator.names import Names
+from simulator.recording import RecordingError
+from simulator.replay import ReplayHost, read_recording
+from simulator.samples import NO_SAMPLES, Sample, Samples, in_tuples, samples_of
 
-_STRETCH_TICKS = 64
+_STRETCH_TICKS = 512
 """As many ticks of a host are made at once: enough to spread numpy's cost per call, little enough to hold."""
 
 
-class ExpectedMetric(NamedTuple):
-    """A sample as stored. Times in Unix microseconds, memory and network in bytes, CPU in percent (100 = one core)."""
+_METRIC_PLACE = re.compile(r"metrics\[([0-9]+)\]")
+_ACKED = STATUSES.index(Status.ACKED)
 
-    container_id: int
-    at: int
-    cpu: float | None
-    mem: int | None
-    rx: int | None
-    tx: int | None
+Acked = Mapping[tuple[int, int], int]
+"""The highest acknowledged seq of each (agent, epoch)."""
+
+
+class ExpectedSamples(NamedTuple):
+    """Samples as stored, in no order, and what the storage must hold of each."""
+
+    rows: Samples
+    status: NDArray[np.uint8]
+    """Places in `STATUSES`."""
+    required: NDArray[np.bool_]
+    """Whether the row must be there: acknowledged, and known to be by the time that was asked about."""
+
+
+NO_EXPECTED = ExpectedSamples(NO_SAMPLES, np.empty(0, np.uint8), np.empty(0, np.bool_))
 
 
 class ExpectedLog(NamedTuple):
@@ -45,20 +62,29 @@ class ExpectedLog(NamedTuple):
 class _Keys(dict[int, int]):
     """The key of a host's container by its ref, made when it is asked for: re-created containers have ever new refs."""
 
-    def __init__(self, org: str, fake: FakeHost) -> None:
+    def __init__(self, org: str, host: Host) -> None:
         super().__init__()
-        self._org, self._fake = org, fake
-        for ref in range(fake.containers):
+        self._org, self._host = org, host
+        for ref in host.lives.refs(0, 0):
             self[ref]
 
     def __missing__(self, ref: int) -> int:
-        key = self[ref] = container_id(self._org, self._fake.host_id, self._fake.docker_id(ref))
+        key = self[ref] = container_id(self._org, self._host.host_id, self._host.docker_id(ref))
         return key
 
 
-class _Host(NamedTuple):
-    fake: FakeHost
-    ids: _Keys
+class KnownHost(NamedTuple):
+    """A host of a ledger's fleet."""
+
+    fake: FakeHost | ReplayHost
+    ids: Mapping[int, int]
+    """The key of each container by its ref; every ref has one."""
+
+    def samples(self, ticks: range) -> tuple[Samples, NDArray[np.int64]]:
+        """The samples of some ticks, and the tick of each row: see `samples_of`."""
+        if isinstance(self.fake, ReplayHost):
+            return self.fake.stored(self.ids.__getitem__, ticks)
+        return samples_of(self.fake, self.ids.__getitem__, ticks)
 
 
 class ExpectedRows:
@@ -68,7 +94,7 @@ class ExpectedRows:
         ledger: polled at least once; later polls show in later answers.
 
     Raises:
-        LedgerError: the ledger has no header yet, or was written with another Faker, so the words would differ.
+        LedgerError: the ledger has no header yet, or see `hosts_of`.
     """
 
     def __init__(self, ledger: LedgerReader) -> None:
@@ -77,73 +103,89 @@ class ExpectedRows:
             raise LedgerError("the ledger has no header yet: poll it until it has")
         self._ledger = ledger
         self._header = header
-        self._lines, self._names = LogLines(header.seed), Names(header.seed)
-        digest = pool_digest(self._lines, self._names)
-        if digest != header.pool_digest:
-            raise LedgerError(
-                f"pool_digest = {header.pool_digest}: expected {digest} for seed {header.seed}; "
-                "the ledger was written with another version of Faker"
-            )
-        self._hosts: dict[int, _Host] = {}
+        self._make = hosts_of(header)
+        self._hosts: dict[int, KnownHost] = {}
         self._applied: dict[int, int] = {}
         self._texts: dict[tuple[str, int], tuple[str, bool]] = {}
 
-    def metrics(self, since: int, until: int) -> list[tuple[ExpectedMetric, Status]]:
-        """Samples with since <= at < until (Unix microseconds) of every agent, ordered by (container_id, at)."""
-        rows: list[tuple[ExpectedMetric, Status]] = []
-        for host, course in self._courses():
-            fake, ids = host
+    def acked(self) -> Acked:
+        """How far each (agent, epoch) is acknowledged by now."""
+        return {key: course.acked for key, course in self._ledger.courses.items()}
+
+    def samples(self, since: int, until: int, acked: Acked | None = None) -> ExpectedSamples:
+        """Samples with since <= at < until (Unix microseconds) of every agent.
+
+        Args:
+            since: first moment.
+            until: first moment after.
+            acked: what `acked` said when rows were last required to be there; None: now.
+        """
+        parts = [NO_EXPECTED]
+        # A replayed agent's samples lie up to an interval from the time of their tick, others' at it.
+        slack = self._header.interval_us if self._header.replayed is not None else 0
+        for agent, epoch, host, course in self._courses():
             # The first tick at or after `until` is the first outside.
-            end = fake.first_tick_at(until)
-            batches = course.batches(fake.first_tick_at(since), end)
-            for (tick, _, status, named), samples in _with_samples(fake, batches, end):
-                at = fake.at(tick)
-                for i, row in enumerate(samples):
-                    cpu = None if row.cpu is None else float32(row.cpu)
-                    stored = ExpectedMetric(ids[row.ref], at, cpu, row.mem, row.rx, row.tx)
-                    rows.append((stored, named.get(f"metrics[{i}]", status) if named else status))
-        rows.sort(key=_metric_key)
-        return rows
+            first, end = host.fake.first_tick_at(since - slack), host.fake.first_tick_at(until + slack)
+            known = course.acked if acked is None else acked.get((agent, epoch), 0)
+            for ticks, seq in course.stretches(first, end):
+                parts += [
+                    _stretch(host, course, ticks[start : start + _STRETCH_TICKS], seq + start, known)
+                    for start in range(0, len(ticks), _STRETCH_TICKS)
+                ]
+        found = ExpectedSamples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        if not slack:
+            return found
+        inside = (found.rows["at"] >= since) & (found.rows["at"] < until)
+        return ExpectedSamples(found.rows[inside], found.status[inside], found.required[inside])
+
+    def metrics(self, since: int, until: int) -> list[tuple[Sample, Status]]:
+        """The same one by one, ordered by (container_id, at)."""
+        found = self.samples(since, until)
+        statuses = [STATUSES[place] for place in found.status.tolist()]
+        return sorted(zip(in_tuples(found.rows), statuses, strict=True), key=_metric_key)
 
     def logs(self, since: int, until: int) -> list[tuple[ExpectedLog, Status]]:
         """Lines with since <= at < until (Unix microseconds) of every agent, ordered by (container_id, at, line)."""
-        rows: list[tuple[ExpectedLog, Status]] = []
-        interval_us = self._header.interval_us
-        for host, course in self._courses():
+        return [(row, status) for row, status, _ in sorted(self.lines(since, until), key=_log_key)]
+
+    def lines(self, since: int, until: int, acked: Acked | None = None) -> list[tuple[ExpectedLog, Status, bool]]:
+        """The same in no order, and whether each must be there: see `samples`."""
+        rows: list[tuple[ExpectedLog, Status, bool]] = []
+        # A tick's lines lie up to one interval before it, a replayed one's on either side.
+        before = self._header.interval_us if self._header.replayed is not None else 0
+        after = self._header.interval_us
+        for agent, epoch, host, course in self._courses():
+            known = course.acked if acked is None else acked.get((agent, epoch), 0)
             fake, ids = host
-            # A tick's lines lie up to one interval before it.
-            last = fake.first_tick_at(until + interval_us)
-            for tick, _, status, named in course.batches(fake.first_tick_at(since), last):
+            last = fake.first_tick_at(until + after)
+            for tick, seq, status, named in course.batches(fake.first_tick_at(since - before), last):
                 for i, row in enumerate(fake.logs(tick)):
                     if since <= row.at < until:
                         text, cut = self._stored_text(row.text)
                         stored = ExpectedLog(
                             ids[row.ref], row.at, row.line, row.stream, text, row.partial, row.truncated or cut
                         )
-                        rows.append((stored, named.get(f"logs[{i}]", status) if named else status))
-        rows.sort(key=_log_key)
+                        found = named.get(f"logs[{i}]", status) if named else status
+                        rows.append((stored, found, found is Status.ACKED and seq <= known))
         return rows
 
     def container(self, container: int) -> tuple[int, int] | None:
         """(agent, ref) of a container's key; None: no container of this fleet, or one that was not asked for so far."""
-        for agent in self._agents():
+        for agent in agents_of(self._header):
             for ref, key in self._host(agent).ids.items():
                 if key == container:
                     return agent, ref
         return None
 
-    def _agents(self) -> range:
-        return range(self._header.first_agent, self._header.first_agent + self._header.agents)
+    def _courses(self) -> Iterator[tuple[int, int, KnownHost, Course]]:
+        for agent in agents_of(self._header):
+            for epoch, course in enumerate(self._ledger.courses_of(agent)):
+                yield agent, epoch, self._host(agent), course
 
-    def _courses(self) -> Iterator[tuple[_Host, Course]]:
-        for agent in self._agents():
-            for course in self._ledger.courses_of(agent):
-                yield self._host(agent), course
-
-    def _host(self, agent: int) -> _Host:
+    def _host(self, agent: int) -> KnownHost:
         host = self._hosts.get(agent)
         if host is None:
-            host = self._hosts[agent] = _build(self._header, agent, self._lines, self._names)
+            host = self._hosts[agent] = self._make(agent)
         inputs = self._ledger.inputs.get(agent)
         if inputs:
             done = self._applied.get(agent, 0)
@@ -166,37 +208,77 @@ def pool_digest(lines: LogLines, names: Names) -> str:
     return f"{lines.digest[:16]}{names.digest[:16]}"
 
 
-def _build(header: Header, agent: int, lines: LogLines, names: Names) -> _Host:
-    fake = FakeHost(
-        seed=header.seed,
-        agent=agent,
-        containers=header.containers,
-        log_lines=header.log_lines,
-        t0_us=header.t0_us,
-        interval_us=header.interval_us,
-        lines=lines,
-        names=names,
-        profiles=header.profiles,
-        churn_ticks=header.churn_ticks,
-    )
-    return _Host(fake, _Keys(header.org, fake))
+def agents_of(header: Header) -> range:
+    """The numbers of a ledger's agents."""
+    return range(header.first_agent, header.first_agent + header.agents)
 
 
-def _with_samples(
-    fake: FakeHost, batches: Iterable[ProducedBatch], end_tick: int
-) -> Iterator[tuple[ProducedBatch, tuple[Metric, ...]]]:
-    """Batches with rising ticks below `end_tick`, each with its samples."""
-    start, made = 0, list[tuple[Metric, ...]]()
-    for batch in batches:
-        if batch.tick >= start + len(made):
-            start = batch.tick
-            made = fake.metrics_of(range(start, min(start + _STRETCH_TICKS, end_tick)))
-        yield batch, made[batch.tick - start]
+def hosts_of(header: Header) -> Callable[[int], KnownHost]:
+    """Makes the hosts of a ledger's fleet, by their numbers.
+
+    Raises:
+        LedgerError: it was written with another Faker, so the words would differ; or of a recording that is not there, or
+            another one.
+    """
+    if header.replayed is not None:
+        return _replayed(header, header.replayed)
+    lines, names = LogLines(header.seed), Names(header.seed)
+    digest = pool_digest(lines, names)
+    if digest != header.pool_digest:
+        raise LedgerError(
+            f"pool_digest = {header.pool_digest}: expected {digest} for seed {header.seed}; "
+            "the ledger was written with another version of Faker"
+        )
+
+    def make(agent: int) -> KnownHost:
+        fake = FakeHost(
+            seed=header.seed,
+            agent=agent,
+            containers=header.containers,
+            log_lines=header.log_lines,
+            t0_us=header.t0_us,
+            interval_us=header.interval_us,
+            lines=lines,
+            names=names,
+            profiles=header.profiles,
+            churn_ticks=header.churn_ticks,
+        )
+        return KnownHost(fake, _Keys(header.org, fake))
+
+    return make
 
 
-def _metric_key(row: tuple[ExpectedMetric, Status]) -> tuple[int, int]:
+def _replayed(header: Header, named: Replayed) -> Callable[[int], KnownHost]:
+    try:
+        recording = read_recording(Path(named.path))
+    except RecordingError as error:
+        raise LedgerError(f"the ledger is of a recording: {error}") from None
+    if recording.digest != named.digest:
+        raise LedgerError(f"{named.path}: digest = {recording.digest}: expected {named.digest}, as in the ledger")
+
+    def make(agent: int) -> KnownHost:
+        host = ReplayHost(recording, seed=header.seed, agent=agent, t0_us=header.t0_us)
+        return KnownHost(host, _Keys(header.org, host))
+
+    return make
+
+
+def _stretch(host: KnownHost, course: Course, ticks: range, first_seq: int, acked: int) -> ExpectedSamples:
+    """The samples of some ticks that follow one another, and so do their seqs."""
+    rows, tick = host.samples(ticks)
+    place = tick - ticks.start
+    status = course.statuses(first_seq, len(ticks))[place]
+    for seq in course.rejected.keys() & range(first_seq, first_seq + len(ticks)) if course.rejected else ():
+        first = int(np.searchsorted(place, seq - first_seq))
+        for row, found in course.rejected[seq].items():
+            if (named := _METRIC_PLACE.fullmatch(row)) is not None:
+                status[first + int(named[1])] = STATUSES.index(found)
+    return ExpectedSamples(rows, status, (status == _ACKED) & (place <= acked - first_seq))
+
+
+def _metric_key(row: tuple[Sample, Status]) -> tuple[int, int]:
     return row[0][:2]
 
 
-def _log_key(row: tuple[ExpectedLog, Status]) -> tuple[int, int, int]:
+def _log_key(row: tuple[ExpectedLog, Status, bool]) -> tuple[int, int, int]:
     return row[0][:3]

@@ -10,8 +10,10 @@ import gc
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from heapq import heapify, heapreplace
+from itertools import count
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from simulator.counts import Counts
 from simulator.delivery import Delivery
 from simulator.expected import pool_digest
 from simulator.host import FakeHost, host_id, share_blocks
+from simulator.hosts import Host
 from simulator.latency import Latency
 from simulator.ledger import Header, LedgerWriter, Record
 from simulator.link import Refused, Session, Unreachable, connect_by
@@ -32,6 +35,8 @@ from simulator.loglines import LogLines
 from simulator.merge import CONNECTION_SECONDS
 from simulator.names import Names
 from simulator.plan import Plan
+from simulator.recorded_agents import Recording, open_replayed
+from simulator.replay import ReplayHost
 from simulator.spool import Spool
 from simulator.timed_host import TimedHost
 from simulator.tokens import agent_token
@@ -84,6 +89,7 @@ class Fleet:
         connections: of each second in which they changed: Unix microseconds, agents connected at its end, welcomes by then,
             agents at its end that got an ack on their connection.
         t0_us: Unix microseconds of the timeline's start.
+        started_us: when the fleet itself started; later than `t0_us` where it continues a history.
         stopped_us: when the last tick was over; None: it still runs.
     """
 
@@ -104,12 +110,13 @@ class Fleet:
         self.load = OwnLoad()
         self.agents: list[Agent] = []
         self.connections: deque[tuple[int, int, int, int]] = deque(maxlen=CONNECTION_SECONDS)
-        self.t0_us = 0
+        self.t0_us = self.started_us = 0
         self.stopped_us: int | None = None
         self._ledger_path = ledger
         self._ledger: LedgerWriter | None = None
         self._on_second = on_second
         self._begin = begin
+        self._recording: Recording | None = None
         self._owns_process = owns_process
         self._connect = connect_by(plan.transport)
         self._settle_seconds = settle_seconds
@@ -171,11 +178,29 @@ class Fleet:
     def _end_warm_up(self) -> None:
         self.ack_latency, self.schedule_lag = Latency(), Latency()
 
-    def _build(self) -> tuple[list[FakeHost], str]:
+    def _build(self) -> tuple[Sequence[Host], str]:
         """Make the agents; their hosts, and the digest of the words that they use."""
         plan = self.plan
-        lines, names = LogLines(plan.seed), Names(plan.seed)
+        hosts, digest = self._hosts()
         max_ticks = max(1, plan.spool_us // plan.interval_us)
+        for host in hosts:
+            first_tick = 0
+            if plan.t0_us is not None and plan.continues_us is not None:
+                host.t0_us = plan.t0_us
+                first_tick = host.first_tick_at(plan.continues_us)
+            delivery = Delivery(host, Spool(plan.spool_bytes, max_ticks), self, first_tick)
+            backoff = Backoff(self._chance, plan.refused_seconds)
+            self.agents.append(Agent(host, delivery, self, backoff, LOG_TEXT_BYTES))
+        self._freeze()
+        return hosts, digest
+
+    def _hosts(self) -> tuple[Sequence[Host], str]:
+        """The hosts, and the digest of the words of their seed; empty: they say what others said."""
+        plan = self.plan
+        if plan.replayed is not None:
+            self._recording = recording = open_replayed(plan.replayed)
+            return [ReplayHost(recording, seed=plan.seed, agent=number, t0_us=0) for number in plan.numbers], ""
+        lines, names = LogLines(plan.seed), Names(plan.seed)
         hosts = [
             self._host(
                 seed=plan.seed,
@@ -193,27 +218,23 @@ class Fleet:
             for number in plan.numbers
         ]
         share_blocks(sorted(hosts, key=attrgetter("phase_us")))
-        for host in hosts:
-            delivery = Delivery(host, Spool(plan.spool_bytes, max_ticks), self)
-            backoff = Backoff(self._chance, plan.refused_seconds)
-            self.agents.append(Agent(host, delivery, self, backoff, LOG_TEXT_BYTES))
-        self._freeze()
         return hosts, pool_digest(lines, names)
 
     def _host(self, **values: Any) -> FakeHost:
         return TimedHost(self.load, **values) if self.plan.split_cpu else FakeHost(**values)
 
-    def _set_out(self, hosts: list[FakeHost], digest: str, start_us: int) -> None:
+    def _set_out(self, hosts: Sequence[Host], digest: str, start_us: int) -> None:
         """Begin the timeline. Building took a while, and is no part of it."""
-        self.t0_us = start_us
+        self.started_us = start_us
+        self.t0_us = start_us if self.plan.t0_us is None else self.plan.t0_us
         self.load.begin()
         for host in hosts:
-            host.t0_us = start_us
+            host.t0_us = self.t0_us
         if self._ledger_path is not None:
             self._ledger = LedgerWriter(self._ledger_path, self._header(digest))
 
     def _header(self, digest: str) -> Header:
-        plan = self.plan
+        plan, recording = self.plan, self._recording
         return Header(
             seed=plan.seed,
             org=plan.org,
@@ -221,11 +242,13 @@ class Fleet:
             first_agent=plan.numbers.start,
             containers=plan.containers,
             log_lines=plan.log_lines,
-            interval_us=plan.interval_us,
+            interval_us=plan.interval_us if recording is None else max(plan.interval_us, recording.slack_us),
             t0_us=self.t0_us,
             profiles=dict(plan.profiles),
             churn_ticks=plan.churn_ticks,
             pool_digest=digest,
+            replayed=plan.replayed,
+            continues_us=plan.continues_us,
         )
 
     def _freeze(self) -> None:
@@ -238,7 +261,7 @@ class Fleet:
     async def _ramp(self) -> None:
         """Let the agents dial for the first time, evenly over the ramp."""
         for number, agent in zip(self.plan.numbers, self.agents, strict=True):
-            await self._until(self.t0_us + self.plan.start_us(number))
+            await self._until(self._dial_us(number))
             agent.start()
         if self._owns_process:
             gc.freeze()
@@ -248,31 +271,54 @@ class Fleet:
         plan, counts = self.plan, self.counts
         interval_us = plan.interval_us
         nap_seconds = interval_us / 1e6 / _NAP_FRACTION
-        end_us = None if plan.duration_us is None else self.t0_us + plan.duration_us
-        numbered = zip(plan.numbers, self.agents, strict=True)
-        ring = sorted(((agent.phase_us, self.t0_us + plan.start_us(n), agent) for n, agent in numbered), key=_phase)
-        tick = 0
+        end_us = None if plan.duration_us is None else self.started_us + plan.duration_us
+        # What a history lacks is made up for, and need not come in time; but it must not take longer than it lasts.
+        since_us = plan.continues_us
+        caught_up_us = 0 if since_us is None else 2 * self.started_us - since_us
         yielded_us = self.now_us()
-        while True:
+        for due_us, tick, agent in self._by_seed() if self._recording is None else self._by_recording():
+            if end_us is not None and due_us >= end_us:
+                await self._until(end_us)
+                return
+            now_us = self.now_us()
+            if now_us < due_us:
+                caught_up_us = 0
+            if now_us < due_us or now_us - yielded_us > _YIELD_US:
+                await self._until(due_us, nap_seconds)
+                now_us = yielded_us = self.now_us()
+            late_us = now_us - due_us
+            catching_up = due_us < caught_up_us
+            if not catching_up:
+                self.schedule_lag.record(late_us, due_us)
+            if late_us > interval_us and not catching_up:
+                counts.skipped_ticks += 1
+            else:
+                counts.ticks += 1
+                agent.tick(tick)
+
+    def _by_seed(self) -> Iterator[tuple[int, int, Agent]]:
+        """Every tick in the order in which they are due, Unix microseconds, without end: one round per interval."""
+        interval_us, since_us = self.plan.interval_us, self.plan.continues_us
+        # The agents of a history have been there all the time; others begin when they dial for the first time.
+        starts = (self._dial_us(number) if since_us is None else since_us for number in self.plan.numbers)
+        ring = sorted(zip((agent.phase_us for agent in self.agents), starts, self.agents, strict=True), key=_phase)
+        first = 0 if since_us is None else max(0, (since_us - self.t0_us) // interval_us - 1)
+        for tick in count(first):
             for phase_us, start_us, agent in ring:
                 due_us = self.t0_us + phase_us + tick * interval_us
-                if end_us is not None and due_us >= end_us:
-                    await self._until(end_us)
-                    return
-                if due_us < start_us:
-                    continue
-                now_us = self.now_us()
-                if now_us < due_us or now_us - yielded_us > _YIELD_US:
-                    await self._until(due_us, nap_seconds)
-                    now_us = yielded_us = self.now_us()
-                late_us = now_us - due_us
-                self.schedule_lag.record(late_us, due_us)
-                if late_us > interval_us:
-                    counts.skipped_ticks += 1
-                else:
-                    counts.ticks += 1
-                    agent.tick(tick)
-            tick += 1
+                if due_us >= start_us:
+                    yield due_us, tick, agent
+
+    def _by_recording(self) -> Iterator[tuple[int, int, Agent]]:
+        """The same for hosts whose ticks do not come at equal times."""
+        waiting = [(agent.due_us(0), i, 0) for i, agent in enumerate(self.agents)]
+        heapify(waiting)
+        while True:
+            due_us, i, tick = waiting[0]
+            agent = self.agents[i]
+            heapreplace(waiting, (agent.due_us(tick + 1), i, tick + 1))
+            if due_us >= self._dial_us(self.plan.numbers[i]):
+                yield due_us, tick, agent
 
     async def _settle(self) -> None:
         """Wait for what is still to be acknowledged; what no server ever welcomed is not waited for."""
@@ -288,6 +334,10 @@ class Fleet:
         if not all(agent.gone for agent in self.agents):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._all_gone.wait(), LEAVE_SECONDS)
+
+    def _dial_us(self, number: int) -> int:
+        """When an agent dials for the first time, Unix microseconds."""
+        return self.started_us + self.plan.start_us(number)
 
     async def _until(self, at_us: int, nap_seconds: float = 0.0) -> None:
         """Sleep until a time, never less, and for `nap_seconds` at least; give the loop one turn if it has passed."""
@@ -420,9 +470,11 @@ class Fleet:
         """See `Services`."""
         self._changed.append(delivery)
 
-    def acked(self, latency_us: int) -> None:
+    def acked(self, due_us: int, at_us: int) -> None:
         """See `Services`."""
-        self.ack_latency.record(latency_us, self.now_us() - latency_us)
+        # A batch of a history's gap waited for the fleet, not for the server.
+        if self.plan.continues_us is None or due_us >= self.started_us + self.plan.ramp_us:
+            self.ack_latency.record(at_us - due_us, due_us)
         self._check_settled()
 
 

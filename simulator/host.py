@@ -121,6 +121,10 @@ class FakeHost:
         """When a tick is due, in Unix microseconds."""
         return self.t0_us + self.phase_us + tick * self.interval_us
 
+    def due(self, tick: int) -> int:
+        """The same: what a host says of its time is when it was due."""
+        return self.at(tick)
+
     def first_tick_at(self, at_us: int) -> int:
         """The first tick at or after `at_us`, at least 0."""
         return max(0, -((self.t0_us + self.phase_us - at_us) // self.interval_us))

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from server.protocol.canonical import LOG_TEXT_BYTES
 from server.protocol.error_codes import RejectReason
@@ -37,6 +39,15 @@ class _Record(msgspec.Struct, tag_field="type", frozen=True):
     """Base of all lines: the tag is written as `type`."""
 
 
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """The recording of which a fleet sends copies."""
+
+    path: str
+    """Absolute."""
+    digest: str
+    """SHA-256 of the file, hexadecimal."""
+
+
 class Header(_Record, tag="header", frozen=True, kw_only=True):
     """First line: what the rows are a function of."""
 
@@ -55,6 +66,12 @@ class Header(_Record, tag="header", frozen=True, kw_only=True):
     """Ticks in which each container is re-created once; 0: it never is."""
     pool_digest: str
     """Of the words that Faker gave; another Faker may give others."""
+    backfilled: bool = False
+    """The rows were written to the database as history; `end` then says up to when."""
+    replayed: Replayed | None = None
+    """The rows are those of a recording; then the interval is at least how far they lie from their batch's time."""
+    continues_us: int | None = None
+    """Where on the same timeline this fleet took over from a history; None: it began the timeline."""
 
 
 class Limits(_Record, tag="limits", frozen=True, kw_only=True):
@@ -199,6 +216,11 @@ class Status(StrEnum):
     """Never sent so far, or dropped before it was: it must not be stored."""
 
 
+STATUSES = tuple(Status)
+"""A status' place here stands for it where rows are arrays."""
+_ACKED, _UNKNOWN, _UNSENT = (STATUSES.index(status) for status in (Status.ACKED, Status.UNKNOWN, Status.UNSENT))
+
+
 class ProducedBatch(NamedTuple):
     """A batch of an agent, and what the storage must hold of its rows, unless `named` says otherwise."""
 
@@ -223,24 +245,36 @@ class Course:
 
     def batches(self, since_tick: int, until_tick: int) -> Iterator[ProducedBatch]:
         """The batches produced for the ticks from `since_tick` up to, not including, `until_tick`, in order."""
+        for ticks, first_seq in self.stretches(since_tick, until_tick):
+            for place, status in enumerate(self.statuses(first_seq, len(ticks)).tolist()):
+                seq = first_seq + place
+                yield ProducedBatch(ticks[place], seq, STATUSES[status], self.rejected.get(seq, {}))
+
+    def stretches(self, since_tick: int, until_tick: int) -> Iterator[tuple[range, int]]:
+        """The same, as ranges of ticks without a gap, each with the seq of its first batch."""
         for i, start in enumerate(self.maps):
             end_seq = self.maps[i + 1].seq if i + 1 < len(self.maps) else self.produced + 1
             shift = start.tick - start.seq
             first = max(start.seq, since_tick - shift)
-            for seq in range(first, min(end_seq, self.produced + 1, until_tick - shift)):
-                yield ProducedBatch(seq + shift, seq, self.status(seq), self.rejected.get(seq, {}))
+            end = min(end_seq, self.produced + 1, until_tick - shift)
+            if first < end:
+                yield range(first + shift, end + shift), first
 
-    def status(self, seq: int) -> Status:
-        """What the storage must hold of a batch that was produced, its named rows aside."""
-        for gone in self.dropped:
-            if gone.first <= seq <= gone.last:
-                # An ack that passes a dropped batch says nothing about it.
-                return Status.UNKNOWN if seq <= gone.sent else Status.UNSENT
-        if seq > self.sent:
-            return Status.UNSENT
-        if seq > self.acked or any(some.first <= seq <= some.last for some in self.uncertain):
-            return Status.UNKNOWN
-        return Status.ACKED
+    def statuses(self, first: int, count: int) -> NDArray[np.uint8]:
+        """What the storage must hold of `count` batches from the seq `first` on, their named rows aside.
+
+        All of them must have been produced. Returns places in `STATUSES`.
+        """
+        found = np.full(count, _ACKED, np.uint8)
+        found[max(0, self.acked + 1 - first) :] = _UNKNOWN
+        for some in self.uncertain:
+            found[max(0, some.first - first) : max(0, some.last + 1 - first)] = _UNKNOWN
+        found[max(0, self.sent + 1 - first) :] = _UNSENT
+        for gone in reversed(self.dropped):  # the first one that names a batch has the say
+            found[max(0, gone.first - first) : max(0, gone.last + 1 - first)] = _UNSENT
+            # An ack that passes a dropped batch says nothing about it.
+            found[max(0, gone.first - first) : max(0, gone.sent + 1 - first)] = _UNKNOWN
+        return found
 
 
 class LedgerReader:

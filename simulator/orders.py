@@ -1,7 +1,8 @@
 """Commands on the agent's side: each is carried out at most once, and its result is told until it is acknowledged."""
 
 from server.protocol.messages import Action, ActionOutcome, ActionReport
-from simulator.host import FakeHost, Input
+from simulator.host import Input
+from simulator.hosts import Host
 from simulator.ledger import Executed, InputRecord
 from simulator.services import Services
 
@@ -25,7 +26,7 @@ class Orders:
 
     __slots__ = ("_host", "_known", "_results", "_services", "changed", "untold")
 
-    def __init__(self, host: FakeHost, services: Services) -> None:
+    def __init__(self, host: Host, services: Services) -> None:
         self._host, self._services = host, services
         self._known: dict[str, int] = {}
         self._results: dict[str, ActionReport] = {}

@@ -1,28 +1,24 @@
 """What a fleet shall be, checked before anything starts."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from simulator.errors import PlanError
+from simulator.ledger import Replayed
 from simulator.link import Transport
-from simulator.lives import MIN_CHURN_TICKS, most_churn_per_hour
-from simulator.profiles import DEFAULT_MIX, MixError, checked_mix, mix_text
 from simulator.tokens import LIFETIME_SECONDS, MIN_SECRET_BYTES
+from simulator.workload import HOUR_US, MIN_INTERVAL_US, Workload, at_least
+
+__all__ = [
+    "AGENT_PATH", "HOUR_US", "MIN_INTERVAL_US", "WHOLE", "Plan", "PlanError", "Shard", "Workload", "agent_url", "is_loopback",
+    "parse_shard", "server_url",
+]  # fmt: skip
 
 AGENT_PATH = "/ws/agent"
-MIN_INTERVAL_US = 100_000
-HOUR_US = 3_600_000_000
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
-
-
-class PlanError(ValueError):
-    """A value that a fleet cannot have. The message names the field, the value and what was expected."""
-
-    def __init__(self, field: str, value: object, expected: str) -> None:
-        super().__init__(f"{field} = {value}: expected {expected}")
 
 
 class Shard(NamedTuple):
@@ -42,49 +38,6 @@ class Shard(NamedTuple):
 
 WHOLE = Shard(1, 1)
 """All of a fleet."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What a fleet sends, wherever it sends it: all that its rows are a function of. Durations in microseconds.
-
-    Raises:
-        PlanError: on creation.
-    """
-
-    agents: int = 100
-    """Of the whole fleet."""
-    first_agent: int = 1
-    """Number of the first agent of the whole fleet: a second fleet goes on where the first one ends."""
-    containers: int = 5
-    log_lines: int = 1
-    """Per agent and interval; stack traces and bursts come on top."""
-    interval_us: int = 1_000_000
-    seed: int = 1
-    profiles: Mapping[str, int] = field(default_factory=lambda: DEFAULT_MIX)
-    """Weights of what the containers do."""
-    churn_per_hour: float = 0.0
-    """Containers of an agent that are re-created in an hour."""
-
-    def __post_init__(self) -> None:
-        _at_least(self, agents=1, first_agent=1, containers=1, log_lines=0, seed=0)
-        if self.interval_us < MIN_INTERVAL_US:
-            raise PlanError("interval", f"{self.interval_us / 1000:g}ms", "at least 100ms")
-        try:
-            checked_mix(self.profiles)
-        except MixError as error:
-            raise PlanError("profiles", mix_text(self.profiles) or "nothing", str(error)) from None
-        most = most_churn_per_hour(self.containers, self.interval_us)
-        if not 0 <= self.churn_per_hour <= most:
-            expected = f"0 to {most:g}, so that a container lives for {MIN_CHURN_TICKS} intervals on average"
-            raise PlanError("churn-per-hour", f"{self.churn_per_hour:g}", expected)
-
-    @property
-    def churn_ticks(self) -> int:
-        """Ticks in which each container is re-created once; 0: it never is."""
-        if not self.churn_per_hour:
-            return 0
-        return max(MIN_CHURN_TICKS, round(self.containers * HOUR_US / (self.interval_us * self.churn_per_hour)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +70,19 @@ class Plan(Workload):
     """Shortest and longest pause after 401, 403 and 45xx."""
     split_cpu: bool = False
     """Whether the CPU time of making rows is measured; that costs 1 us a message, 2 us with log lines."""
-
     troubled_commands: float = 0.0
     """Share of the commands that a host carries out late, or refuses."""
 
+    replayed: Replayed | None = None
+    """A recording that is sent instead of what the seed makes; `agents` is a multiple of its agents then."""
+    t0_us: int | None = None
+    """Start of the timeline, Unix microseconds; None: when the fleet starts."""
+    continues_us: int | None = None
+    """Where on that timeline a history ends: the first ticks are those that follow it, and they wait for the connection."""
+
     def __post_init__(self) -> None:
         Workload.__post_init__(self)
-        _at_least(self, ramp_us=0, warm_up_us=0, token_seconds=1, spool_bytes=1, spool_us=1)
+        at_least(self, ramp_us=0, warm_up_us=0, token_seconds=1, spool_bytes=1, spool_us=1)
         if self.duration_us is not None and self.duration_us <= 0:
             raise PlanError("duration", f"{self.duration_us / 1e6:g}s", "more than 0s")
         if not 0 <= self.troubled_commands <= 1:
@@ -169,13 +128,6 @@ def parse_shard(text: str) -> Shard:
     return Shard(int(match[1]), int(match[2]))
 
 
-def _at_least(workload: Workload, **least: int) -> None:
-    for name, lowest in least.items():
-        value = getattr(workload, name)
-        if value < lowest:
-            raise PlanError(name, value, f"at least {lowest}")
-
-
 def agent_url(url: str, *, any_host: bool) -> str:
     """The address of the agent socket on a server.
 
@@ -186,16 +138,29 @@ def agent_url(url: str, *, any_host: bool) -> str:
     Raises:
         PlanError: it is no ws or wss address, or points elsewhere without leave.
     """
+    parts = _checked("url", url, any_host=any_host)
+    return urlunsplit((parts.scheme, parts.netloc, parts.path if parts.path not in {"", "/"} else AGENT_PATH, "", ""))
+
+
+def server_url(url: str, *, field: str, any_host: bool) -> str:
+    """The address of a server, without a path; see `agent_url`. `field` is what it is called in an error."""
+    parts = _checked(field, url, any_host=any_host)
+    if parts.path not in {"", "/"}:
+        raise PlanError(field, url, "a server's address without a path: agents bring theirs")
+    return urlunsplit((parts.scheme, parts.netloc, "", "", ""))
+
+
+def _checked(field: str, url: str, *, any_host: bool) -> SplitResult:
     parts = urlsplit(url)
     try:
         port_is_good = parts.port is None or parts.port > 0
     except ValueError:
         port_is_good = False
     if parts.scheme not in {"ws", "wss"} or not parts.hostname or not port_is_good or parts.query or parts.fragment:
-        raise PlanError("url", url, "ws://host:port or wss://host:port")
+        raise PlanError(field, url, "ws://host:port or wss://host:port")
     if not any_host and not is_loopback(parts.hostname):
-        raise PlanError("url", url, "a server on this machine, or --i-own-this for one that you may load")
-    return urlunsplit((parts.scheme, parts.netloc, parts.path if parts.path not in {"", "/"} else AGENT_PATH, "", ""))
+        raise PlanError(field, url, "a server on this machine, or --i-own-this for one that you may load")
+    return parts
 
 
 def is_loopback(host: str) -> bool:

@@ -42,7 +42,7 @@ def report(fleet: Fleet) -> dict[str, Any]:
         "seed": plan.seed,
         "transport": plan.transport.value,
         "warm_up_ms": plan.warm_up_us / 1000,
-        "started_us": fleet.t0_us,
+        "started_us": fleet.started_us,
         "stopped_us": fleet.stopped_us,
         "connects": counts.connects,
         "welcomes": counts.welcomes,

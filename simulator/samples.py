@@ -1,7 +1,7 @@
 """Samples as stored, in numpy arrays of one record each: what is too slow as a tuple per row."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,18 @@ SAMPLE: Final = np.dtype(
 
 VALUES: Final = ("cpu", "mem", "rx", "tx")
 """The values that may be null; the first has the lowest bit of `nulls`."""
+
+
+class Sample(NamedTuple):
+    """One of them, with None for null."""
+
+    container_id: int
+    at: int
+    cpu: float | None
+    mem: int | None
+    rx: int | None
+    tx: int | None
+
 
 Samples = NDArray[np.void]
 """An array of `SAMPLE`."""
@@ -59,3 +71,14 @@ def samples_of(host: FakeHost, key_of: Callable[[int], int], ticks: range) -> tu
         rows["nulls"] |= is_null.astype(np.uint8) << np.uint8(bit)
     running = sizes[:, 0] >= 0
     return rows[running], np.broadcast_to(tick, shape)[running]
+
+
+def in_tuples(rows: Samples) -> list[Sample]:
+    """Rows one by one."""
+    columns = []
+    for bit, name in enumerate(VALUES):
+        values: list[Any] = rows[name].tolist()
+        for place in np.flatnonzero(rows["nulls"] >> np.uint8(bit) & np.uint8(1)):
+            values[place] = None
+        columns.append(values)
+    return [Sample(*row) for row in zip(rows["container_id"].tolist(), rows["at"].tolist(), *columns, strict=True)]

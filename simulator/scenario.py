@@ -9,6 +9,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,8 @@ class Storage(Struct, frozen=True, kw_only=True):
     strategy: str
     retention_seconds: float
     prune_interval_seconds: float
+    backfill_seconds: float
+    """History that is there when the fleet starts; 0: none."""
 
 
 class Threshold(Struct, frozen=True, kw_only=True):
@@ -190,6 +193,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
             f"The seed is {self.seed}.",
             f"{ui.subscribers} browsers watch." if ui.subscribers else "No browser watches.",
             *self._others(),
+            *([f"It goes on from {seconds(storage.backfill_seconds)} of history."] if storage.backfill_seconds else []),
             f"Storage {storage.strategy} keeps {seconds(storage.retention_seconds)}.",
             f"It is pruned every {seconds(storage.prune_interval_seconds)}.",
         ]
@@ -313,7 +317,7 @@ class _Reader:
             ui=Ui(**self._section("ui")),
             actions=Actions(**self._section("actions")),
             server=Server(**self._section("server"), env=self._env),
-            storage=Storage(**self._section("storage", "retention", "prune_interval")),
+            storage=Storage(**self._section("storage", "retention", "prune_interval", "backfill")),
             faults=tuple(
                 Fault(
                     at_seconds=fault["at"],
@@ -401,6 +405,15 @@ class _Reader:
         agents = values.get("fleet.agents")
         if agents is not None and values.get("fleet.processes", 1) > agents:
             self._conflict("fleet.processes", f"must not exceed fleet.agents ({agents}): an agent for each")
+        if values.get("storage.backfill", 0) > values.get("storage.retention", inf):
+            self._conflict(
+                "storage.backfill",
+                f"must not be longer than storage.retention ({seconds(values['storage.retention'])})",
+            )
+        if 0 < values.get("storage.backfill", 0) < values.get("fleet.interval", 0):
+            self._conflict(
+                "storage.backfill", f"must not be shorter than fleet.interval ({seconds(values['fleet.interval'])})"
+            )
         for rate, users in _RATES.items():
             # A flag may switch off the users of a file; a file that does so itself says two things.
             idle = all(values.get(key) == 0 for key in users) and not any(key in self._overrides for key in users)

@@ -278,6 +278,9 @@ KEYS: dict[str, Key] = {
     "storage.strategy": Key(_one_of("strategy", *STRATEGIES), "plain", "How samples and log lines are stored."),
     "storage.retention": Key(_duration("1s", "8760h"), "24h", "Age at which rows are removed."),
     "storage.prune_interval": Key(_duration("100ms", "24h"), "1m", "Time between two removals."),
+    "storage.backfill": Key(
+        _duration("0s", "8760h"), "0s", "How much history is written before the fleet starts, which continues it."
+    ),
 }
 """Every key but the lists of `FAULT_KEYS`, `[server.env]` and `[thresholds]`."""
 

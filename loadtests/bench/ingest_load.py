@@ -12,12 +12,13 @@ import asyncpg
 from loadtests.bench import connections, raw_copy
 from loadtests.bench.plan import plan
 from loadtests.bench.usage import Component, Moment, postgres_component
+from loadtests.findings import Findings
 from loadtests.fingerprint import Postgres
 from loadtests.fleet_process import LEDGER, make_fleet, read_report
 from loadtests.measure import Latency
 from loadtests.scrape import Sample, scrape
 from loadtests.stage import ServerUnderTest, database, fingerprint
-from loadtests.verify import Findings, verify_all
+from loadtests.verify import verify_all
 from server.db.storage.strategies import storage as strategy
 from simulator.scenario import Scenario
 from simulator.tokens import agent_token

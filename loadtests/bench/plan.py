@@ -30,6 +30,8 @@ def plan(
         ui=Ui(subscribers=0, chart_readers=0, log_downloaders=0, auditors=0, spawn_rate=1.0),
         actions=Actions(operators=0, per_second=0.0),
         server=Server(restart=False, log_level="warning", env=dict(env)),
-        storage=Storage(strategy=storage, retention_seconds=RETENTION_SECONDS, prune_interval_seconds=3600.0),
+        storage=Storage(
+            strategy=storage, retention_seconds=RETENTION_SECONDS, prune_interval_seconds=3600.0, backfill_seconds=0.0
+        ),
         faults=(), thresholds=(),
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """The statements that write hosts and containers, for whoever knows of some: the directory, or a history made by hand."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -64,6 +65,6 @@ class ContainerRow(NamedTuple):
     removed_at: datetime | None
 
 
-def columns(rows: list[Any]) -> list[list[Any]]:
+def columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
     """Rows as the arrays that the statements take; there must be one at least."""
     return [list(column) for column in zip(*rows, strict=True)]

@@ -6,7 +6,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from loadtests.verify import Findings, verify_all
+from loadtests.findings import Findings
+from loadtests.verify import verify_all
 from server.db.storage.plain import PlainStorage
 from simulator.fleet import Fleet
 from simulator.plan import Plan

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from loadtests.faults import Faults
+from loadtests.findings import Findings
 from loadtests.progress import Progress
 from loadtests.run import Run
 from loadtests.stage import ServerUnderTest
-from loadtests.verify import Findings
 from simulator.scenario import Fault, load
 
 ROOT = Path(__file__).parents[2]

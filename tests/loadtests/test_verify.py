@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -11,13 +11,17 @@ import asyncpg
 import pytest
 from typer.testing import CliRunner
 
-from loadtests.verify import Findings, RollingVerifier, Verifier
+from loadtests.findings import Findings
+from loadtests.verify import RollingVerifier, Verifier
 from seatrial import app
-from server.db.storage.base import CopyTarget, LogRow, MetricRow, Storage
+from server.db.storage.base import CopyTarget, Storage
+from server.rows import copy_data
 from simulator.expected import ExpectedRows, pool_digest
 from simulator.ledger import Header, LedgerReader, LedgerWriter, Map
 from simulator.loglines import LogLines
 from simulator.names import Names
+from simulator.samples import Sample
+from tests.support.rows import metrics_out
 
 INTERVAL_US = 1_000_000
 CONTAINERS = 3
@@ -30,19 +34,25 @@ class Rows:
     metrics = CopyTarget("container_metric", (), ())
     logs = CopyTarget("container_log", (), ())
 
-    def __init__(self, metrics: Sequence[MetricRow]) -> None:
+    def __init__(self, metrics: Sequence[Sample]) -> None:
         self.stored = list(metrics)
         self.read = asyncio.Event()
 
-    async def read_metrics(self, _: object, since: int, until: int) -> AsyncIterator[Sequence[MetricRow]]:
-        """The samples of a slice."""
-        yield [row for row in self.stored if since <= row.at < until]
+    async def copy_metrics(
+        self, _: object, since: int, until: int, take: Callable[[bytes], Coroutine[Any, Any, None]]
+    ) -> None:
+        """The samples of a slice, in two pieces."""
+        data = metrics_out([row for row in self.stored if since <= row.at < until])
+        await take(data[:30])
+        await take(data[30:])
 
-    async def read_logs(self, _: object, since: int, until: int) -> AsyncIterator[Sequence[LogRow]]:
+    async def copy_logs(
+        self, _: object, since: int, until: int, take: Callable[[bytes], Coroutine[Any, Any, None]]
+    ) -> None:
         """No lines; read last."""
         del since, until
         self.read.set()
-        yield []
+        await take(copy_data([]))
 
     async def fetchval(self, _: str) -> None:
         """There is no table of containers."""
@@ -66,14 +76,14 @@ class Ledger:
         """Write how far the agent is."""
         self.writer.flush(at_us, [(1, 0, produced, sent, acked)])
 
-    def samples(self, batches: int) -> list[MetricRow]:
+    def samples(self, batches: int) -> list[Sample]:
         """The samples of the first batches, by their time; the agent's progress need not tell of them."""
         twin = Ledger(self.path.with_name(f"twin-{batches}"))
         twin.progress(1, batches, batches, batches)
         twin.writer.close(2)
         with LedgerReader(twin.path) as reader:
             reader.poll()
-            rows = [MetricRow(*row) for row, _ in ExpectedRows(reader).metrics(0, 2**62)]
+            rows = [Sample(*row) for row, _ in ExpectedRows(reader).metrics(0, 2**62)]
         return sorted(rows, key=lambda row: row.at)
 
 

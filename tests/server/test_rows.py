@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.db.storage.base import LogRow, MetricRow
+from server.db.storage.base import LogRow
 from server.db.storage.plain import PlainStorage
 from server.protocol.canonical import clean_log_text, float32
 from server.rows import (
@@ -27,6 +27,7 @@ from server.rows import (
     pack_time,
     row_key,
 )
+from simulator.samples import Sample
 from tests.support.lanes import logs, metrics
 
 LAST_US = 2**62 // 1000
@@ -37,16 +38,16 @@ ids = st.integers(0, MAX)
 times = st.integers(POSTGRES_EPOCH_US, LAST_US)
 int64 = st.none() | st.integers(0, MAX)
 cpus = st.none() | st.floats(0, 1_000_000)
-samples = st.builds(MetricRow, ids, times, cpus, int64, int64, int64)
+samples = st.builds(Sample, ids, times, cpus, int64, int64, int64)
 texts = st.text(max_size=50)
 lines = st.builds(
     LogRow, ids, times, st.integers(0, 2**31 - 1), st.sampled_from(STREAMS), texts, st.booleans(), st.booleans()
 )
 
 
-def packed(row: MetricRow | LogRow) -> bytes:
+def packed(row: Sample | LogRow) -> bytes:
     """A row as the server packs it."""
-    if isinstance(row, MetricRow):
+    if isinstance(row, Sample):
         return pack_metric(metric_head(row.container_id), pack_time(row.at), *row[2:])
     text, _ = clean_log_text(row.text, 2**20)
     return pack_log(row.container_id, row.at, row.line, row.stream, text, row.partial, row.truncated)
@@ -82,10 +83,10 @@ class TestPostgres:
         times = [POSTGRES_EPOCH_US, 1_795_426_800_123_456, LAST_US - 1]
         masks = product([False, True], repeat=4)
         expected = [
-            MetricRow(number, at, None if cpu else share, *(None if null else count for null in counts))
+            Sample(number, at, None if cpu else share, *(None if null else count for null in counts))
             for number, ((cpu, *counts), (share, count), at) in enumerate(product(masks, extremes, times))
         ]
-        expected.append(MetricRow(MAX, POSTGRES_EPOCH_US + 1, None, None, None, None))
+        expected.append(Sample(MAX, POSTGRES_EPOCH_US + 1, None, None, None, None))
         await tables.copy_to_table(
             "container_metric",
             source=BytesIO(copy_data(map(packed, expected))),
@@ -127,7 +128,7 @@ class TestPostgres:
             return None if chance.random() < 0.2 else chance.getrandbits(chance.randint(0, 63))
 
         expected = sorted(
-            MetricRow(
+            Sample(
                 chance.getrandbits(63), chance.randrange(POSTGRES_EPOCH_US, LAST_US), float32(chance.uniform(0, 1e6)),
                 maybe(), maybe(), maybe(),
             )
@@ -151,7 +152,7 @@ class TestLayout:
     """By the letter of the format."""
 
     @given(samples)
-    def test_a_sample(self, row: MetricRow) -> None:
+    def test_a_sample(self, row: Sample) -> None:
         """Every field has its width and value, null its -1."""
         container_id, timestamp, cpu, *numbers = fields(packed(row))
 
@@ -178,7 +179,7 @@ class TestOrder:
     """Sorting bytes is sorting by key."""
 
     @given(st.lists(samples, min_size=2, max_size=8))
-    def test_of_samples(self, rows: list[MetricRow]) -> None:
+    def test_of_samples(self, rows: list[Sample]) -> None:
         """Packed samples sort by container, then time, whatever their values and nulls."""
         keys = [row_key(row) for row in sorted(map(packed, rows))]
 

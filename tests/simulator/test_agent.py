@@ -37,6 +37,7 @@ from server.protocol.messages import (
 from simulator.agent import WELCOME_SECONDS
 from simulator.fleet import Fleet
 from simulator.host import FakeHost, host_id
+from simulator.lives import Lives
 from tests.support.fake_server import FakeServer, Peer, fake_server
 from tests.support.fleets import eventually, plan_for, running_fleet
 
@@ -852,6 +853,7 @@ async def test_a_crash_loop_shows_in_inventory_and_samples() -> None:
         peer = await server.peer(1)
         await eventually(lambda: {c.state for one in peer.all_of(Inventory) for c in one.upserts} >= {"running"}, 20)
         lives = fleet.agents[0]._host.lives
+        assert isinstance(lives, Lives)
 
     for one in peer.all_of(Inventory):
         assert {container.state for container in one.upserts} <= {"running", "restarting"}

@@ -9,7 +9,7 @@ import pytest
 from server.protocol.canonical import LOG_TEXT_BYTES, clean_log_text, float32
 from server.protocol.identity import container_id
 from server.protocol.messages import Action, Batch, Hello, Inventory
-from simulator.expected import ExpectedLog, ExpectedMetric, ExpectedRows, pool_digest
+from simulator.expected import ExpectedLog, ExpectedRows, pool_digest
 from simulator.fleet import Fleet
 from simulator.ledger import (
     Dropped,
@@ -25,6 +25,7 @@ from simulator.ledger import (
 from simulator.loglines import LogLines
 from simulator.names import Names
 from simulator.plan import Plan
+from simulator.samples import Sample
 from tests.support.fake_server import SECRET, FakeServer, Peer, fake_server
 
 EVER = 2**62
@@ -55,9 +56,7 @@ def ledger_of(
         return reader
 
 
-def stored_form(
-    org: str, peer: Peer
-) -> tuple[dict[tuple[int, int], ExpectedMetric], dict[tuple[int, int, int], ExpectedLog]]:
+def stored_form(org: str, peer: Peer) -> tuple[dict[tuple[int, int], Sample], dict[tuple[int, int, int], ExpectedLog]]:
     """What a right server stores of one connection's frames; written without the code under test."""
     host, ids = str(peer.claims["sub"]), dict[int, int]()
     metrics, logs = {}, {}
@@ -69,7 +68,7 @@ def stored_form(
             continue
         for metric in batch.metrics:
             cpu = None if metric.cpu is None else float32(metric.cpu)
-            row = ExpectedMetric(ids[metric.ref], batch.at, cpu, metric.mem, metric.rx, metric.tx)
+            row = Sample(ids[metric.ref], batch.at, cpu, metric.mem, metric.rx, metric.tx)
             metrics[row[:2]] = row
         for log in batch.logs:
             data, cut = clean_log_text(log.text, 2000)
@@ -107,7 +106,7 @@ async def test_expected_rows_are_the_rows_that_were_sent(tmp_path: Path) -> None
 
     async with fake_server(script) as server:
         fleet = await run_fleet(server, tmp_path / "ledger")
-        sent_metrics: dict[tuple[int, int], ExpectedMetric] = {}
+        sent_metrics: dict[tuple[int, int], Sample] = {}
         sent_logs: dict[tuple[int, int, int], ExpectedLog] = {}
         for peer in server.peers:
             metrics, logs = stored_form("acme", peer)
@@ -139,7 +138,7 @@ async def test_expected_rows_are_those_of_a_fleet_that_comes_and_goes(tmp_path: 
         await run_fleet(
             server, tmp_path / "ledger", profiles={"web": 1, "crash-looping": 1}, churn_per_hour=9000.0, log_lines=3
         )
-        sent_metrics: dict[tuple[int, int], ExpectedMetric] = {}
+        sent_metrics: dict[tuple[int, int], Sample] = {}
         sent_logs: dict[tuple[int, int, int], ExpectedLog] = {}
         for peer in server.peers:
             metrics, logs = stored_form("acme", peer)

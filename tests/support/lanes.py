@@ -8,8 +8,9 @@ from typing import Any
 
 import asyncpg
 
+from loadtests.copy_rows import unpacked, unpacked_lines
 from server.counters import Counters
-from server.db.storage.base import LogRow, MetricRow, Storage
+from server.db.storage.base import LogRow, Storage
 from server.db.storage.plain import PlainStorage
 from server.db.writer import Lane
 from server.hub import Hub
@@ -17,10 +18,13 @@ from server.ingest import Ingest
 from server.protocol.messages import Container, Hello
 from server.registry import Registry
 from server.windows import Budget
+from simulator.samples import Sample, in_tuples
 from tests.support import core
 
 Step = Callable[[], Awaitable[None]]
 APPLICATION_NAME = "test-lane"
+EVER = 2**62 // 1000
+PLAIN: Storage = PlainStorage()
 
 
 @dataclass
@@ -105,16 +109,28 @@ async def rig(
             await task
 
 
-async def metrics(connection: asyncpg.Connection) -> list[MetricRow]:
-    """Every stored sample, by key."""
-    blocks = PlainStorage().read_metrics(connection, 0, 2**62 // 1000)
-    return [row async for block in blocks for row in block]
+async def metrics(
+    connection: asyncpg.Connection, since: int = 0, until: int = EVER, storage: Storage = PLAIN
+) -> list[Sample]:
+    """Every stored sample of a time range (Unix microseconds), by key."""
+    return sorted(in_tuples(unpacked(await _copied(storage.copy_metrics, connection, since, until))))
 
 
-async def logs(connection: asyncpg.Connection) -> list[LogRow]:
-    """Every stored line, by key."""
-    blocks = PlainStorage().read_logs(connection, 0, 2**62 // 1000)
-    return [row async for block in blocks for row in block]
+async def logs(
+    connection: asyncpg.Connection, since: int = 0, until: int = EVER, storage: Storage = PLAIN
+) -> list[LogRow]:
+    """Every stored line of a time range, by key."""
+    return sorted(unpacked_lines(await _copied(storage.copy_logs, connection, since, until)))
+
+
+async def _copied(copy: Any, connection: asyncpg.Connection, since: int, until: int) -> bytes:
+    pieces: list[bytes] = []
+
+    async def take(piece: bytes) -> None:
+        pieces.append(piece)
+
+    await copy(connection, since, until, take)
+    return b"".join(pieces)
 
 
 async def backends(connection: asyncpg.Connection) -> list[int]:

@@ -1,6 +1,7 @@
 """Rows put straight into a server's tables, for tests of what is read."""
 
 import json
+import struct
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,12 +9,27 @@ import asyncpg
 
 from server.db.storage.times import to_datetime
 from server.protocol.identity import container_id, series_name
+from server.rows import POSTGRES_EPOCH_US, copy_data
+from simulator.samples import Sample
 from tests.support.server import docker_id
 
 _CONTAINER = """
     INSERT INTO container (container_id, org, host, docker_id, name, series, image, state, labels, protected, removed_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 """
+
+
+def metrics_out(rows: Iterable[Sample]) -> bytes:
+    """Samples as `Storage.copy_metrics` hands them out, packed one by one."""
+    packed = [
+        struct.pack(
+            ">h iq iq if iq iq iq ih", 7, 8, row.container_id, 8, row.at - POSTGRES_EPOCH_US, 4, row.cpu or 0, 8,
+            row.mem or 0, 8, row.rx or 0, 8, row.tx or 0, 2,
+            sum(1 << bit for bit, value in enumerate(row[2:]) if value is None),
+        )
+        for row in rows
+    ]  # fmt: skip
+    return copy_data(packed)
 
 
 async def execute(dsn: str, statement: str, *arguments: Any) -> None:

@@ -4,25 +4,19 @@ The writer feeds a COPY target without knowing which strategy it is; the verifie
 interface, and nobody else names those tables. Fixed tables (hosts, containers, tickets ...) belong to the migrations.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import asyncpg
 
 from server.db.storage.pace import Pace
 from server.reads import ChartBucket, LogFilter, LogPlace
 
-
-class MetricRow(NamedTuple):
-    """A stored sample. Times in Unix microseconds, memory and network in bytes, CPU in percent (100 = one core)."""
-
-    container_id: int
-    at: int
-    cpu: float | None
-    mem: int | None
-    rx: int | None
-    tx: int | None
+METRICS_OUT_COLUMNS = (
+    "container_id", "timestamp", "cpu_percent", "memory_bytes", "network_rx_bytes", "network_tx_bytes", "nulls",
+)  # fmt: skip
+"""What `Storage.copy_metrics` hands out: a null value as 0, and in `nulls` (smallint) a bit for each, the lowest for CPU."""
 
 
 class LogRow(NamedTuple):
@@ -146,13 +140,18 @@ class Storage(Protocol):
         A strategy of ranges removes a range when all of it is older.
         """
 
-    def read_metrics(
-        self, connection: asyncpg.Connection, since: int, until: int
-    ) -> AsyncIterator[Sequence[MetricRow]]:
-        """All samples with since <= at < until (Unix microseconds), of every container, in blocks, ordered by key."""
+    async def copy_metrics(
+        self, connection: asyncpg.Connection, since: int, until: int, take: Callable[[bytes], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Hand out all samples with since <= at < until, in no order, as the pieces of one binary COPY.
 
-    def read_logs(self, connection: asyncpg.Connection, since: int, until: int) -> AsyncIterator[Sequence[LogRow]]:
-        """All lines with since <= at < until, in blocks, ordered by key."""
+        Its columns are `METRICS_OUT_COLUMNS`, none of them null: so every row is equally wide.
+        """
+
+    async def copy_logs(
+        self, connection: asyncpg.Connection, since: int, until: int, take: Callable[[bytes], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Hand out all lines with since <= at < until, in no order, as the pieces of one binary COPY of `logs.columns`."""
 
     async def tail_logs(
         self,

@@ -1,13 +1,12 @@
 """One container's log lines in table `container_log`: what a strategy inherits that keeps them there, however it is stored."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any
 
 import asyncpg
 
 from server.db.storage.base import CopyTarget, LogRow, PrunedLogs
-from server.db.storage.cursor import blocks
 from server.db.storage.times import EPOCH, to_datetime, to_micros
 from server.reads import LogFilter, LogPlace
 from server.rows import LINE_OVERHEAD_BYTES, LOG_COLUMNS, STREAMS
@@ -56,16 +55,15 @@ class LogTable:
 
     logs = CopyTarget("container_log", LOG_COLUMNS, LOG_COLUMNS[:3])
 
-    async def read_logs(
-        self, connection: asyncpg.Connection, since: int, until: int
-    ) -> AsyncIterator[Sequence[LogRow]]:
-        """All lines of a time range in blocks, ordered by key."""
-        query = """
-            SELECT container_id, timestamp, line, stream, text, partial, truncated
-            FROM container_log WHERE timestamp >= $1 AND timestamp < $2 ORDER BY container_id, timestamp, line
-        """
-        async for block in blocks(connection, query, to_datetime(since), to_datetime(until)):
-            yield [log_row(row) for row in block]
+    async def copy_logs(
+        self, connection: asyncpg.Connection, since: int, until: int, take: Callable[[bytes], Coroutine[Any, Any, None]]
+    ) -> None:
+        """All lines of a time range, as they lie there."""
+        query = (
+            "SELECT container_id, timestamp, line, stream, partial, truncated, text"
+            " FROM container_log WHERE timestamp >= $1 AND timestamp < $2"
+        )
+        await connection.copy_from_query(query, to_datetime(since), to_datetime(until), output=take, format="binary")
 
     async def tail_logs(
         self,

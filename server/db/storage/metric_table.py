@@ -1,12 +1,12 @@
 """Samples in table `container_metric`: what a strategy inherits that keeps them there, as one table or as ranges of it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 
-from server.db.storage.base import CopyTarget, MetricRow, longest_gap_us
-from server.db.storage.cursor import blocks
+from server.db.storage.base import CopyTarget, longest_gap_us
 from server.db.storage.times import to_datetime, to_micros
 from server.reads import ChartBucket
 from server.rows import METRIC_COLUMNS
@@ -48,22 +48,25 @@ _CHART = """
 """
 """A null on either side of a pair makes its comparison and its difference null: no rate, no seconds."""
 
+_OUT = """
+    SELECT container_id, timestamp, coalesce(cpu_percent, 0::real), coalesce(memory_bytes, 0::bigint),
+           coalesce(network_rx_bytes, 0::bigint), coalesce(network_tx_bytes, 0::bigint),
+           ((cpu_percent IS NULL)::int + (memory_bytes IS NULL)::int * 2
+            + (network_rx_bytes IS NULL)::int * 4 + (network_tx_bytes IS NULL)::int * 8)::smallint
+    FROM container_metric WHERE timestamp >= $1 AND timestamp < $2
+"""
+
 
 class MetricTable:
     """Reads along the primary key (container_id, timestamp)."""
 
     metrics = CopyTarget("container_metric", METRIC_COLUMNS, METRIC_COLUMNS[:2])
 
-    async def read_metrics(
-        self, connection: asyncpg.Connection, since: int, until: int
-    ) -> AsyncIterator[Sequence[MetricRow]]:
-        """All samples of a time range in blocks, ordered by key."""
-        query = """
-            SELECT container_id, timestamp, cpu_percent, memory_bytes, network_rx_bytes, network_tx_bytes
-            FROM container_metric WHERE timestamp >= $1 AND timestamp < $2 ORDER BY container_id, timestamp
-        """
-        async for block in blocks(connection, query, to_datetime(since), to_datetime(until)):
-            yield [MetricRow(row[0], to_micros(row[1]), row[2], row[3], row[4], row[5]) for row in block]
+    async def copy_metrics(
+        self, connection: asyncpg.Connection, since: int, until: int, take: Callable[[bytes], Coroutine[Any, Any, None]]
+    ) -> None:
+        """All samples of a time range, as they lie there."""
+        await connection.copy_from_query(_OUT, to_datetime(since), to_datetime(until), output=take, format="binary")
 
     async def chart(
         self, connection: asyncpg.Connection, container_ids: Sequence[int], since: int, until: int, step_us: int

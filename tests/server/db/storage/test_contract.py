@@ -12,7 +12,7 @@ import pytest
 
 from server.db import migrate
 from server.db.storage import log_table
-from server.db.storage.base import MetricRow, Storage, Window, longest_gap_us
+from server.db.storage.base import Storage, Window, longest_gap_us
 from server.db.storage.pace import Pace
 from server.db.storage.strategies import STRATEGIES
 from server.db.storage.strategies import storage as strategy
@@ -22,7 +22,9 @@ from server.protocol.canonical import float32
 from server.reads import ChartBucket, LogFilter
 from server.rows import LINE_OVERHEAD_BYTES
 from server.settings import Settings
+from simulator.samples import Sample
 from simulator.scenario_format import STRATEGIES as SCENARIO_STRATEGIES
+from tests.support import lanes
 
 T0 = 1_800_000_000_000_000
 SECOND = 1_000_000
@@ -65,16 +67,27 @@ async def test_pruning_removes_exactly_what_is_older(storage: Storage, connectio
         assert (row["n"], row["oldest"]) == (900, to_datetime(T0 + 2 * RANGE))
 
 
-async def test_a_time_range_is_read_whole_and_in_order(storage: Storage, connection: asyncpg.Connection) -> None:
-    """Rows come in blocks, ordered by key; the first moment is included, the last is not."""
+async def test_a_time_range_is_read_whole(storage: Storage, connection: asyncpg.Connection) -> None:
+    """Of samples and lines the first moment is included, the last is not."""
     await fill(storage, connection, containers=2000, times=5)
-    metrics = [row async for block in storage.read_metrics(connection, T0 + SECOND, T0 + 4 * SECOND) for row in block]
-    logs = [row async for block in storage.read_logs(connection, T0 + SECOND, T0 + 4 * SECOND) for row in block]
+    metrics = await lanes.metrics(connection, T0 + SECOND, T0 + 4 * SECOND, storage)
+    logs = await lanes.logs(connection, T0 + SECOND, T0 + 4 * SECOND, storage)
 
     assert [row[:2] for row in metrics] == [(c, T0 + s * SECOND) for c in range(1, 2001) for s in (1, 2, 3)]
     assert metrics[0][2:] == (1.5, 2, 3, 4)
     assert [row[:3] for row in logs] == [(*row[:2], 0) for row in metrics]
     assert logs[0][3:] == ("stderr", "line 1", False, True)
+
+
+async def test_nulls_are_read_as_nulls(storage: Storage, connection: asyncpg.Connection) -> None:
+    """Each value that is null comes back so, whatever the others are, and a 0 comes back as 0."""
+    rows = [Sample(1, T0 + mask, *(None if mask >> bit & 1 else 0 for bit in range(4))) for mask in range(16)]
+    await storage.make_room(connection, T0, T0 + 16)
+    await connection.copy_records_to_table(
+        "container_metric", records=[(key, to_datetime(at), *values) for key, at, *values in rows]
+    )
+
+    assert await lanes.metrics(connection, storage=storage) == rows
 
 
 async def test_a_tail_ends_with_the_newest_line(storage: Storage, connection: asyncpg.Connection) -> None:
@@ -144,7 +157,7 @@ class TestChart:
         counts: list[tuple[int, int | None]] = [
             (0, 1000), (5, 1500), (10, 1500), (15, 40), (20, None), (25, 100), (30, 200), (91, 800), (151, 860),
         ]  # fmt: skip
-        await store(storage, connection, [MetricRow(1, T0 + s * SECOND, None, None, rx, None) for s, rx in counts])
+        await store(storage, connection, [Sample(1, T0 + s * SECOND, None, None, rx, None) for s, rx in counts])
 
         found = await storage.chart(connection, [1], T0, T0 + 200 * SECOND, 5 * SECOND)
 
@@ -159,8 +172,8 @@ class TestChart:
         """The largest counters neither overflow nor lose a byte that a float can hold."""
         top = 2**63 - 1
         samples = [
-            MetricRow(1, T0, 0.0, top, 0, top), MetricRow(1, T0 + SECOND, 1e6, top, top, top),
-            MetricRow(2, T0, 0.0, top, 0, 0), MetricRow(2, T0 + SECOND, 1e6, top, top, 1),
+            Sample(1, T0, 0.0, top, 0, top), Sample(1, T0 + SECOND, 1e6, top, top, top),
+            Sample(2, T0, 0.0, top, 0, 0), Sample(2, T0 + SECOND, 1e6, top, top, 1),
         ]  # fmt: skip
         await store(storage, connection, samples)
 
@@ -261,7 +274,7 @@ class TestLogPages:
         assert await storage.container_log_bytes(connection, 2, [T0]) == [0, 0]
 
 
-def random_samples(chance: random.Random, container: int) -> list[MetricRow]:
+def random_samples(chance: random.Random, container: int) -> list[Sample]:
     """About a quarter of an hour of samples that rise, reset, miss values, and pause."""
     at, rx, tx, rows = T0 + chance.randrange(0, 60 * SECOND), 0, 2**40, []
     for _ in range(chance.randrange(0, 400)):
@@ -272,11 +285,11 @@ def random_samples(chance: random.Random, container: int) -> list[MetricRow]:
         tx = 0 if chance.random() < 0.02 else tx + chance.randrange(10**12)
         values = [chance.uniform(0, 800), chance.randrange(2**40), rx, tx]
         cpu, mem, seen_rx, seen_tx = (None if chance.random() < 0.1 else value for value in values)
-        rows.append(MetricRow(container, at, cpu and float32(cpu), mem, seen_rx, seen_tx))  # type: ignore[arg-type]
+        rows.append(Sample(container, at, cpu and float32(cpu), mem, seen_rx, seen_tx))  # type: ignore[arg-type]
     return rows
 
 
-async def store(storage: Storage, connection: asyncpg.Connection, rows: Sequence[MetricRow]) -> None:
+async def store(storage: Storage, connection: asyncpg.Connection, rows: Sequence[Sample]) -> None:
     """Write samples."""
     if rows:
         await storage.make_room(connection, min(row.at for row in rows), max(row.at for row in rows))
@@ -285,10 +298,10 @@ async def store(storage: Storage, connection: asyncpg.Connection, rows: Sequence
     )
 
 
-def compute(rows: Sequence[MetricRow], since: int, until: int, step: int) -> list[ChartBucket]:
+def compute(rows: Sequence[Sample], since: int, until: int, step: int) -> list[ChartBucket]:
     """The chart by its definition, without a database."""
-    earlier: dict[int, MetricRow] = {}
-    samples: dict[int, list[MetricRow]] = defaultdict(list)
+    earlier: dict[int, Sample] = {}
+    samples: dict[int, list[Sample]] = defaultdict(list)
     rises: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     for row in sorted(rows):
         bucket = row.at // step * step
