@@ -137,6 +137,8 @@ def simulate(
             sent = recording.plan_fields(times, _given(context, sent)) | named
             duration_us = recording.period_us if duration_us is None else duration_us
         else:
+            if _given(context, {"times": times}):
+                raise PlanError("times", times, "--replay beside it")
             sent |= named
         plan = Plan(
             url=target,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simulator.errors import PlanError
+from simulator.errors import PlanError, as_option
 from simulator.ledger import Header, LedgerError, LedgerReader
 from simulator.workload import HOUR_US, Workload
 
@@ -37,7 +37,8 @@ class History(NamedTuple):
             if field == "churn_per_hour" and not same:  # rates that come to the same number of ticks are the same
                 same = Workload(**(_workload(decided) | {field: value})).churn_ticks == ticks
             if not same:
-                raise PlanError(field, value, f"{decided[field]}, as in the history that is continued, or nothing")
+                known = as_option(field, decided[field])[1]
+                raise PlanError(*as_option(field, value), f"{known}, as in the history that is continued, or nothing")
         return decided | {"t0_us": header.t0_us, "continues_us": self.until_us}
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from server.protocol.canonical import float32
 from server.protocol.codec import FrameError, decode_agent_message
 from server.protocol.messages import Batch, Container, Hello, Inventory, Log, Metric
-from simulator.errors import PlanError
+from simulator.errors import PlanError, as_option
 from simulator.host import Handling, command_seconds, host_id
 from simulator.lives import Input
 from simulator.recording import Frame, RecordingError, read_entries
@@ -104,7 +104,7 @@ class Recording:
             PlanError: there is one, or `times` is below 1.
         """
         for name, value in given.items():
-            raise PlanError(name, value, "nothing: --replay sends what was recorded")
+            raise PlanError(*as_option(name, value), "nothing: --replay sends what was recorded")
         if times < 1:
             raise PlanError("times", times, "at least 1")
         return {
