@@ -35,8 +35,8 @@ PATIENCE_SECONDS = 30.0
 RETRY_SECONDS = 0.5
 """Pause before a slice is tried again that the database could not answer."""
 _POLL_SECONDS = 0.05
-_SLICE_ROWS = 1_000_000
-"""About as many rows are compared at once: they take 250 bytes each, and the table is read through once per slice."""
+_SLICE_ROWS = 500_000
+"""About as many rows are compared at once: they take some 600 bytes each until they are compared."""
 
 
 class _Stored(NamedTuple):
