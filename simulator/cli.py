@@ -88,8 +88,8 @@ def simulate(
     from simulator.plan import Plan, PlanError, Workload, agent_url, parse_shard
     from simulator.processes import check_processes
     from simulator.profiles import DEFAULT_MIX, MixError, parse_mix
+    from simulator.recorded_agents import read_recording
     from simulator.recording import RecordingError
-    from simulator.replay import read_recording
     from simulator.sources import check_usable
     from simulator.sources import source_addresses as sources
 

@@ -19,8 +19,9 @@ from simulator.hosts import Host
 from simulator.ledger import STATUSES, Course, Header, LedgerError, LedgerReader, Replayed, Status
 from simulator.loglines import LogLines
 from simulator.names import Names
+from simulator.recorded_agents import read_recording
 from simulator.recording import RecordingError
-from simulator.replay import ReplayHost, read_recording
+from simulator.replay import ReplayHost
 from simulator.samples import NO_SAMPLES, Sample, Samples, in_tuples, samples_of
 
 _STRETCH_TICKS = 512

@@ -9,9 +9,9 @@ from loadtests.verify import verify_all
 from server.db.storage.plain import PlainStorage
 from simulator.fleet import Fleet
 from simulator.plan import Plan
+from simulator.recorded_agents import read_recording
 from simulator.recorder import recording
 from simulator.recording import RecordingWriter
-from simulator.replay import read_recording
 from tests.support.server import SECRET, running_server
 
 

@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 from loadtests.backfill import Backfill, Wanted, backfilling
 from loadtests.backfill_checks import BackfillError, check_database
 from loadtests.findings import Findings
-from loadtests.verify import Verifier
+from loadtests.verify import Verifier, verify_all
 from seatrial import app
 from server.db import migrate
 from server.db.storage.plain import PlainStorage
+from server.db.storage.strategies import STRATEGIES
+from server.db.storage.strategies import storage as strategy
 from simulator.continuing import read_history
 from simulator.errors import PlanError
 from simulator.ledger import LedgerError
@@ -159,6 +161,29 @@ async def test_a_history_that_was_cut_short_tells_what_is_there(
     assert findings.acked == findings.verified == history.rows
     assert 0 < history.rows < 2 * 120 * 3
     assert await connection.fetchval("SELECT count(*) FROM host") == 0
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+async def test_a_history_of_any_strategy_lists_all_its_containers(
+    database: str, connection: asyncpg.Connection, tmp_path: Path, name: str
+) -> None:
+    """Re-created ones included: those that are gone are marked so, and every row is as a fleet would have sent it."""
+    storage, path = strategy(name), tmp_path / "ledger"
+    shape = wanted(
+        hours=0.5, containers=3, interval_us=10_000_000, churn_per_hour=20, profiles={"web": 1, "leaking": 1}
+    )
+    async with backfilling(shape, storage, database, path, lambda _: None) as history:
+        await history.write_up_to_now()
+        await history.finish()
+    findings = await verify_all([path], storage, connection)
+    known = await connection.fetch("SELECT container_id, removed_at FROM container")
+    seen = await connection.fetch("SELECT DISTINCT container_id FROM container_metric")
+
+    assert findings.clean, findings.examples
+    assert findings.verified == history.rows
+    assert {row["container_id"] for row in seen} <= {row["container_id"] for row in known}
+    assert sum(row["removed_at"] is None for row in known) == 2 * 3
+    assert len(known) > 2 * 3 + 5
 
 
 async def test_a_fleet_is_not_verified_without_its_history(database: str, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from server.protocol.messages import Batch, Container, Hello, Inventory, Log, Me
 from simulator.errors import PlanError
 from simulator.expected import ExpectedRows
 from simulator.ledger import Header, LedgerError, LedgerReader, LedgerWriter, Map, Replayed
+from simulator.recorded_agents import Recording, read_recording
 from simulator.recording import Frame, Opened, RecordingError, RecordingWriter
-from simulator.replay import Recording, ReplayHost, read_recording
+from simulator.replay import ReplayHost
 from simulator.samples import Sample
 
 T0 = 1_700_000_000_000_000
