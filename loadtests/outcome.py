@@ -8,6 +8,7 @@ import msgspec
 
 from loadtests.audit_check import AuditFindings
 from loadtests.catalogue import measurable
+from loadtests.findings import Findings
 from loadtests.fingerprint import Postgres, environment
 from loadtests.fleet_process import REPORT
 from loadtests.fleet_report import catalogue as fleet_catalogue
@@ -27,7 +28,6 @@ from loadtests.stage import ServerUnderTest
 from loadtests.thresholds import Aborted, judge, statistics_of
 from loadtests.timed import Timed, Window
 from loadtests.users_process import MEASUREMENTS
-from loadtests.verify import Findings
 from simulator.scenario import Scenario
 from simulator.scenario_format import FAULTS
 

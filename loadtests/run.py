@@ -93,9 +93,9 @@ class Run:
             stack.callback(counting.close)
             await self._look_at_postgres(looking)
             network = outcome.network = await self._start_network(stack, server)
-            verifier = stack.enter_context(Verifier(
-                    [*([history] if past else []), *ledgers(scenario, directory)], storage, verifying.use
-            ))
+            verifier = stack.enter_context(
+                Verifier([*([history] if past else []), *ledgers(scenario, directory)], storage, verifying.use)
+            )
             rolling = RollingVerifier(
                 verifier, scenario.storage.retention_seconds, since_us=past.verified_until_us if past else 0
             )

@@ -82,13 +82,11 @@ def simulate(
     Exit code: 0 done, 2 wrong usage, 3 no agent could ever connect, 12 the fleet itself was the bottleneck, 130
     interrupted.
     """
-    from simulator.continuing import read_history
     from simulator.ledger import ledger_files
     from simulator.link import Transport
     from simulator.plan import Plan, PlanError, Workload, agent_url, parse_shard
     from simulator.processes import check_processes
     from simulator.profiles import DEFAULT_MIX, MixError, parse_mix
-    from simulator.recorded_agents import read_recording
     from simulator.recording import RecordingError
     from simulator.sources import check_usable
     from simulator.sources import source_addresses as sources
@@ -127,19 +125,9 @@ def simulate(
             "churn_per_hour": churn_per_hour,
         }
         named = {"org": org, "first_agent": first_agent, "seed": seed}
-        if history is not None:
-            if replay is not None:
-                raise PlanError("replay", replay, "nothing beside --continue")
-            known = read_history(history, now_us=time.time_ns() // 1000, spool_us=spool_us)
-            sent = known.plan_fields(_given(context, sent | named))
-        elif replay is not None:
-            recording = read_recording(replay)
-            sent = recording.plan_fields(times, _given(context, sent)) | named
-            duration_us = recording.period_us if duration_us is None else duration_us
-        else:
-            if _given(context, {"times": times}):
-                raise PlanError("times", times, "--replay beside it")
-            sent |= named
+        if split_cpu and replay is not None:
+            raise PlanError("split-cpu", "on", "no --replay beside it: rows are not made")
+        sent, once_us = _sent(context, sent, named, history=history, replay=replay, times=times, spool_us=spool_us)
         plan = Plan(
             url=target,
             secret=jwt_secret,
@@ -147,7 +135,7 @@ def simulate(
             shard=parse_shard(shard),
             source_addresses=sources(source_addresses, target, sent["agents"]),
             troubled_commands=troubled_commands,
-            duration_us=duration_us,
+            duration_us=once_us if duration_us is None else duration_us,
             ramp_us=_micros("ramp", ramp),
             warm_up_us=_micros("warm-up", warm_up),
             transport=Transport(transport),
@@ -269,6 +257,47 @@ def _moment(field: str, text: str) -> int:
     if not now < found <= now + timedelta(days=1):
         raise PlanError(field, text, f"a time within the next day; it is {now:%Y-%m-%dT%H:%M:%SZ}")
     return round(found.timestamp() * 1_000_000)
+
+
+def _sent(
+    context: typer.Context,
+    sent: dict[str, Any],
+    named: dict[str, Any],
+    *,
+    history: Path | None,
+    replay: Path | None,
+    times: int,
+    spool_us: int,
+) -> tuple[dict[str, Any], int | None]:
+    """What is sent, as fields of a plan, and how long that takes in microseconds; None: there is no end.
+
+    Args:
+        context: of the command.
+        sent: what the seed makes, as the options say it.
+        named: who sends it.
+        history: that is continued.
+        replay: a recording that is sent instead.
+        times: how many hosts send what each recorded agent sent.
+        spool_us: how much of the time since the history's end can be made up for.
+
+    Raises:
+        PlanError, RecordingError: options that do not go together, or a file that cannot be used.
+    """
+    from simulator.continuing import read_history
+    from simulator.errors import PlanError
+    from simulator.recorded_agents import read_recording
+
+    if replay is None and _given(context, {"times": times}):
+        raise PlanError("times", times, "--replay beside it")
+    if history is not None:
+        if replay is not None:
+            raise PlanError("replay", replay, "nothing beside --continue")
+        known = read_history(history, now_us=time.time_ns() // 1000, spool_us=spool_us)
+        return known.plan_fields(_given(context, sent | named)), None
+    if replay is not None:
+        recording = read_recording(replay)
+        return recording.plan_fields(times, _given(context, sent)) | named, recording.period_us
+    return sent | named, None
 
 
 def _given(context: typer.Context, fields: dict[str, Any]) -> dict[str, Any]:

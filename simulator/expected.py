@@ -6,7 +6,6 @@ what a storage strategy reads, so a verifier compares tuples.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from simulator.hosts import Host
 from simulator.ledger import STATUSES, Course, Header, LedgerError, LedgerReader, Replayed, Status
 from simulator.loglines import LogLines
 from simulator.names import Names
-from simulator.recorded_agents import read_recording
+from simulator.recorded_agents import open_replayed
 from simulator.recording import RecordingError
 from simulator.replay import ReplayHost
 from simulator.samples import NO_SAMPLES, Sample, Samples, in_tuples, samples_of
@@ -251,11 +250,9 @@ def hosts_of(header: Header) -> Callable[[int], KnownHost]:
 
 def _replayed(header: Header, named: Replayed) -> Callable[[int], KnownHost]:
     try:
-        recording = read_recording(Path(named.path))
+        recording = open_replayed(named)
     except RecordingError as error:
         raise LedgerError(f"the ledger is of a recording: {error}") from None
-    if recording.digest != named.digest:
-        raise LedgerError(f"{named.path}: digest = {recording.digest}: expected {named.digest}, as in the ledger")
 
     def make(agent: int) -> KnownHost:
         host = ReplayHost(recording, seed=header.seed, agent=agent, t0_us=header.t0_us)

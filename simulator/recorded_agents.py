@@ -11,6 +11,7 @@ import msgspec
 from server.protocol.codec import FrameError, decode_agent_message
 from server.protocol.messages import Batch, Container, Hello, Inventory, Log, Metric
 from simulator.errors import PlanError, as_option
+from simulator.ledger import Replayed
 from simulator.recording import Frame, RecordingError, read_entries
 from simulator.workload import MIN_INTERVAL_US
 
@@ -97,9 +98,12 @@ class Recording:
         if times < 1:
             raise PlanError("times", times, "at least 1")
         return {
-            "recording": self, "agents": times * len(self.agents), "containers": max(1, self.most_containers),
-            "log_lines": self.most_lines, "interval_us": max(MIN_INTERVAL_US, self.interval_us),
-        }  # fmt: skip
+            "replayed": Replayed(path=str(self.path.resolve()), digest=self.digest),
+            "agents": times * len(self.agents),
+            "containers": max(1, self.most_containers),
+            "log_lines": self.most_lines,
+            "interval_us": max(MIN_INTERVAL_US, self.interval_us),
+        }
 
 
 def read_recording(path: Path) -> Recording:
@@ -128,6 +132,18 @@ def read_recording(path: Path) -> Recording:
     return Recording(
         path, digest, agents, gathered.left_out, longest + max(agent.interval_us for agent in agents), slack
     )
+
+
+def open_replayed(named: Replayed) -> Recording:
+    """The recording that a plan or a ledger names.
+
+    Raises:
+        RecordingError: it cannot be used, or is another one.
+    """
+    recording = read_recording(Path(named.path))
+    if recording.digest != named.digest:
+        raise RecordingError(f"{named.path}: digest = {recording.digest}: expected {named.digest}, as in the ledger")
+    return recording
 
 
 class _Gathered:
