@@ -25,6 +25,12 @@ class Link(Protocol):
     def send(self, data: bytes) -> None:
         """Send a text message of these UTF-8 bytes; without effect after a close. Never waits."""
 
+    def pause_reading(self) -> None:
+        """Take nothing off the connection until `resume_reading`, not even its end; what was taken already may still come."""
+
+    def resume_reading(self) -> None:
+        """Read again."""
+
     def close(self, code: int, reason: str = "") -> None:
         """Say goodbye; the connection is cut if the peer does not answer in CLOSE_SECONDS. Safe to call twice."""
 

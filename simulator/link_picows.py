@@ -35,8 +35,8 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
     """A link, and the listener that picows calls."""
 
     __slots__ = (
-        "_abandoned", "_code", "_cut", "_fragments", "_reason", "_session", "_socket", "_source", "_subprotocol", "_transport",
-        "chosen", "full", "opened",
+        "_abandoned", "_code", "_cut", "_fragments", "_ignored_bytes", "_reason", "_session", "_socket", "_source",
+        "_subprotocol", "_transport", "chosen", "full", "opened",
     )  # fmt: skip
 
     def __init__(self, session: Session, subprotocol: str, source: str | None) -> None:
@@ -45,6 +45,7 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
         self._source = source
         self._transport: WSTransport | None = None
         self._fragments = bytearray()
+        self._ignored_bytes = 0
         self._code: int | None = None
         self._reason = ""
         self._cut: asyncio.TimerHandle | None = None
@@ -60,6 +61,14 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
     def send(self, data: bytes) -> None:
         if self._transport is not None and self._cut is None:
             self._transport.send(WSMsgType.TEXT, data)
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._transport.underlying_transport.is_closing():
+            self._transport.underlying_transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.underlying_transport.is_closing():
+            self._transport.underlying_transport.resume_reading()
 
     def close(self, code: int, reason: str = "") -> None:
         if self._transport is None or self._cut is not None:
@@ -143,7 +152,12 @@ class _PicowsLink(WSListener):  # type: ignore[misc, unused-ignore]
     def _take(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
         # picows reads on for a moment after it has closed, and would hand over even what it closed for.
-        if not self.opened or (transport.is_close_frame_sent and kind != WSMsgType.CLOSE):
+        if not self.opened:
+            return
+        if transport.is_close_frame_sent and kind != WSMsgType.CLOSE:
+            self._ignored_bytes += len(frame.get_payload_as_memoryview())
+            if self._ignored_bytes > MAX_FRAME_BYTES:  # it sends on and on
+                self.abort()
             return
         if kind == WSMsgType.TEXT and frame.fin:
             if self._fragments:

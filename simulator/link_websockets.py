@@ -6,6 +6,7 @@ from collections import deque
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from server.protocol.close_codes import CloseCode
@@ -22,6 +23,29 @@ from simulator.link import (
 )
 
 
+class _Connection(ClientConnection):
+    """A connection that is cut when a server sends on and on where nothing more is taken: the library would read it all."""
+
+    _ignored_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self.protocol.state is not State.OPEN:  # a handshake, or what comes after the close
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > MAX_FRAME_BYTES:
+                self.transport.abort()
+                return
+        super().data_received(data)
+
+
+class _Dial(ws_connect):
+    """A dial that goes where it was told, and nowhere else."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """A redirect is a refusal: the token is meant for one server."""
+        return exc
+
+
 class _WebsocketsLink:
     """A link with a task that reads and a task that writes; the reader owns both ends' end."""
 
@@ -32,6 +56,8 @@ class _WebsocketsLink:
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
         self._closing: tuple[int, str] | None = None
+        self._reading = asyncio.Event()
+        self._reading.set()
         self._reader = asyncio.create_task(self._read())
         self._writer = asyncio.create_task(self._write())
 
@@ -46,12 +72,23 @@ class _WebsocketsLink:
             self._waiting_bytes += len(data)
             self._wake.set()
 
+    def pause_reading(self) -> None:
+        self._reading.clear()
+        if not self._connection.transport.is_closing():
+            self._connection.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._reading.set()
+        if not self._connection.transport.is_closing():
+            self._connection.transport.resume_reading()
+
     def close(self, code: int, reason: str = "") -> None:
         if self._closing is None:
             self._closing = code, reason
             self._wake.set()
 
     def abort(self) -> None:
+        self._reading.set()
         self._connection.transport.abort()
 
     async def _read(self) -> None:
@@ -61,6 +98,7 @@ class _WebsocketsLink:
                     self._session.on_frame(self, message.encode())
                 else:
                     self.close(CloseCode.UNSUPPORTED_DATA, "expected text")
+                await self._reading.wait()
         except ConnectionClosed:
             pass  # an abnormal end; its code is read below
         except Exception as error:  # noqa: BLE001 - handed on
@@ -100,8 +138,9 @@ class _WebsocketsLink:
 async def connect(url: str, token: str, subprotocol: str, session: Session, source: str | None = None) -> None:
     """See `simulator.link.Connect`."""
     try:
-        connection = await ws_connect(
+        connection = await _Dial(
             url,
+            create_connection=_Connection,
             subprotocols=[Subprotocol(subprotocol)],
             additional_headers={"Authorization": f"Bearer {token}"},
             compression=None,

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable
 from http import HTTPStatus
 from itertools import pairwise
 from pathlib import Path
@@ -34,12 +33,12 @@ from server.protocol.messages import (
     TokenExpiring,
     WindowUpdate,
 )
-from simulator.agent import WELCOME_SECONDS
 from simulator.fleet import Fleet
 from simulator.host import FakeHost, host_id
+from simulator.link import Transport
 from simulator.lives import Lives
 from tests.support.fake_server import FakeServer, Peer, fake_server
-from tests.support.fleets import eventually, plan_for, running_fleet
+from tests.support.fleets import eventually, pauses_of, plan_for, running_fleet
 
 M = TypeVar("M", bound=msgspec.Struct)
 
@@ -523,52 +522,37 @@ async def test_done_means_done() -> None:
     ("status", "headers", "shortest"),
     [(401, {}, 300.0), (403, {}, 300.0), (429, {"Retry-After": "77"}, 77.0), (503, {}, 30.0), (500, {}, 0.5)],
 )
-async def test_a_refused_handshake_is_backed_off_from(status: int, headers: dict[str, str], shortest: float) -> None:
+@pytest.mark.parametrize("transport", list(Transport))
+async def test_a_refused_handshake_is_backed_off_from(
+    transport: Transport, status: int, headers: dict[str, str], shortest: float
+) -> None:
     """Each HTTP status leads to its pause; 401 for ever is asked once in five minutes, not in a loop."""
     async with fake_server() as server:
         server.refusal = (HTTPStatus(status), headers)
-        pauses = await pauses_of(server, 1, chance=0.0)
+        pauses = await pauses_of(server.url, 1, chance=0.0, transport=transport)
 
     assert pauses == [shortest]
 
 
-async def test_a_server_that_closes_after_accepting_is_not_dialled_in_a_loop() -> None:
+@pytest.mark.parametrize("transport", list(Transport))
+async def test_a_server_that_closes_after_accepting_is_not_dialled_in_a_loop(transport: Transport) -> None:
     """Connections that end at once count as failures: the pauses grow up to a minute."""
 
     async def script(peer: Peer) -> None:
         peer.connection.transport.abort()
 
     async with fake_server(script) as server:
-        pauses = await pauses_of(server, 8, chance=1.0)
+        pauses = await pauses_of(server.url, 8, chance=1.0, transport=transport)
 
     assert pauses == [1.5, 2.5, 4.5, 8.5, 16.5, 32.5, 60.5, 60.5]
 
 
-async def pauses_of(server: FakeServer, count: int, chance: float) -> list[float]:
-    """The first pauses before an agent dials again; they are noted, and not waited for."""
-    pauses: list[float] = []
-    stop = asyncio.Event()
-    fleet = Fleet(plan_for(server.url), chance=lambda: chance, settle_seconds=0)
-    call_later = fleet.call_later
-
-    def noted(seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        if seconds == WELCOME_SECONDS:
-            return call_later(seconds, callback)
-        pauses.append(seconds)
-        if len(pauses) == count:
-            stop.set()
-        return call_later(0, callback)
-
-    fleet.call_later = noted  # type: ignore[method-assign]
-    await asyncio.wait_for(fleet.run(stop), 20)
-    return pauses[:count]
-
-
-async def test_a_server_that_is_not_there_is_backed_off_from() -> None:
+@pytest.mark.parametrize("transport", list(Transport))
+async def test_a_server_that_is_not_there_is_backed_off_from(transport: Transport) -> None:
     """A refused TCP connection counts as unreachable."""
     async with fake_server() as server:
         url = server.url
-    fleet = Fleet(plan_for(url, duration_us=300_000), settle_seconds=0)
+    fleet = Fleet(plan_for(url, duration_us=300_000, transport=transport), settle_seconds=0)
     await asyncio.wait_for(fleet.run(asyncio.Event()), 20)
 
     assert fleet.counts.refused == {"unreachable": 1}
@@ -713,7 +697,8 @@ async def test_late_and_impossible_commands_are_answered() -> None:
 # ---------------------------------------------------------------- a server that is out of its mind
 
 
-async def test_unreadable_frames_end_the_connection() -> None:
+@pytest.mark.parametrize("transport", list(Transport))
+async def test_unreadable_frames_end_the_connection(transport: Transport) -> None:
     """A few frames of unknown type are passed over; twenty close the connection, and the agent backs off."""
 
     async def script(peer: Peer) -> None:
@@ -726,7 +711,7 @@ async def test_unreadable_frames_end_the_connection() -> None:
         await peer.next(Batch)
         await peer.send("\x00\x01 no json")
 
-    async with fake_server(script) as server, running_fleet(server) as fleet:
+    async with fake_server(script) as server, running_fleet(server, transport=transport) as fleet:
         await has(await server.peer(2), Batch)
 
     assert fleet.counts.unreadable_frames == 20
@@ -773,13 +758,17 @@ async def test_a_welcome_that_claims_too_much_ends_the_connection() -> None:
     assert server.peers[0].all_of(Batch) == []
 
 
-async def test_a_server_that_never_acknowledges_costs_bounded_memory() -> None:
+@pytest.mark.parametrize("transport", list(Transport))
+async def test_a_server_that_never_acknowledges_costs_bounded_memory(transport: Transport) -> None:
     """The spool holds its bytes and no more, however long it lasts."""
 
     async def script(peer: Peer) -> None:
         await peer.welcome(batches=2)
 
-    async with fake_server(script) as server, running_fleet(server, settle=0, spool_bytes=2000, log_lines=0) as fleet:
+    async with (
+        fake_server(script) as server,
+        running_fleet(server, settle=0, spool_bytes=2000, log_lines=0, transport=transport) as fleet,
+    ):
         await eventually(lambda: fleet.counts.batches_produced > 25)
         backlog = fleet.agents[0].delivery.backlog
         await server.peers[0].send(Ack(seq=2))

@@ -152,6 +152,7 @@ async def test_a_message_over_the_limit_closes_1009_as_ours(connect: Connect) ->
         assert session.closed is not None
         assert not session.closed[2]
         assert session.frames == []
+        await eventually(lambda: server.peers[0].closed is not None)
         assert server.peers[0].closed == 1009
 
 
@@ -178,6 +179,40 @@ async def test_a_peer_that_does_not_read_fills_the_link(connect: Connect) -> Non
             assert sent < MAX_BUFFERED_BYTES + (64 << 20)
         link.abort()
         await eventually(lambda: session.closed is not None)
+
+
+async def test_a_link_that_does_not_read_still_sends(connect: Connect) -> None:
+    """While reading is paused neither a frame nor a ping is taken off the socket; afterwards both are, in their order."""
+    async with fake_server(idle) as server, linked(connect, server.url) as (link, session):
+        peer = await server.peer(1)
+        await peer.send("before")
+        await eventually(lambda: len(session.frames) == 1)
+        link.pause_reading()
+        link.pause_reading()
+        pong = asyncio.ensure_future(await peer.connection.ping())
+        await peer.send("meanwhile")
+        for beats in range(1, 4):
+            link.send(b'{"type":"heartbeat","at":5}')
+            await eventually(lambda beats=beats: len(peer.all_of(AgentHeartbeat)) == beats)  # type: ignore[misc]
+        assert session.frames == [b"before"]
+        assert not pong.done()
+        link.resume_reading()
+        await asyncio.wait_for(pong, 5)
+        await peer.send("after")
+        await eventually(lambda: len(session.frames) == 3)
+        assert session.frames == [b"before", b"meanwhile", b"after"]
+
+
+async def test_the_end_of_a_link_that_does_not_read_is_not_noticed(connect: Connect) -> None:
+    """A close by the server waits like all else, and an abort of our own ends it all the same."""
+    async with fake_server(idle) as server, linked(connect, server.url) as (link, session):
+        peer = await server.peer(1)
+        link.pause_reading()
+        await peer.close(4001)
+        assert session.closed is None
+        link.abort()
+        await eventually(lambda: session.closed is not None)
+        link.resume_reading()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from simulator.agent import WELCOME_SECONDS
 from simulator.fleet import Fleet
 from simulator.plan import Plan
 from tests.support.fake_server import SECRET, FakeServer
@@ -48,3 +49,23 @@ async def running_fleet(
     finally:
         stop.set()
         await task
+
+
+async def pauses_of(url: str, count: int, *, chance: float, **changes: Any) -> list[float]:
+    """The first pauses before an agent dials again; they are noted, and not waited for."""
+    pauses: list[float] = []
+    stop = asyncio.Event()
+    fleet = Fleet(plan_for(url, **changes), chance=lambda: chance, settle_seconds=0)
+    call_later = fleet.call_later
+
+    def noted(seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        if seconds == WELCOME_SECONDS:
+            return call_later(seconds, callback)
+        pauses.append(seconds)
+        if len(pauses) == count:
+            stop.set()
+        return call_later(0, callback)
+
+    fleet.call_later = noted  # type: ignore[method-assign]
+    await asyncio.wait_for(fleet.run(stop), 20)
+    return pauses[:count]
