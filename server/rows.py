@@ -32,9 +32,6 @@ _STREAM_NUMBER = {name: number for number, name in enumerate(STREAMS)}
 LINE_OVERHEAD_BYTES: Final = 150
 """What a log line costs beside its text, on the wire to a browser and in memory, about."""
 
-METRIC_ROW_BYTES: Final = 66
-"""A packed sample without nulls."""
-
 ROW_OVERHEAD_BYTES: Final = 41
 """A bytes object and its place in a list, beside its content: what a row costs the memory budget."""
 
@@ -57,6 +54,9 @@ def _metric_packer(mask: int) -> struct.Struct:
 
 _METRIC = [_metric_packer(mask) for mask in range(16)]
 _METRIC_FULL = _METRIC[0].pack
+METRIC_ROW_BYTES: Final = _METRIC[0].size
+"""A packed sample without nulls."""
+
 _NULL, _FOUR, _EIGHT = (struct.pack(">i", length) for length in (-1, 4, 8))
 
 

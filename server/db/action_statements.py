@@ -110,17 +110,20 @@ TAKE_RESULTS = f"""
     WITH reported AS (
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])
                       AS r(action_id, org, host, outcome, finished_at, detail)
+    ), repeated AS (
+        SELECT count(*) AS repeated FROM action a JOIN reported r USING (action_id, org, host)
+        WHERE a.state IN ('succeeded', 'failed', 'expired') AND a.sent_at IS NOT NULL
     ), changed AS (
         UPDATE action a SET state = r.outcome, finished_at = r.finished_at, detail = r.detail FROM reported r
         WHERE a.action_id = r.action_id AND a.org = r.org AND a.host = r.host AND a.state IN ('sent', 'unknown')
         RETURNING a.*
-    {_AS_ITS_STATE}
+    ), followed AS (
+        UPDATE audit SET result = changed.state, detail = changed.detail, finished_at = changed.finished_at
+        FROM changed WHERE audit.action_id = changed.action_id
+    )
+    SELECT repeated, {COLUMNS} FROM repeated LEFT JOIN changed ON true
 """
-REPEATED = """
-    SELECT count(*) FROM action a
-    JOIN unnest($1::text[], $2::text[], $3::text[]) AS r(action_id, org, host) USING (action_id, org, host)
-    WHERE a.state IN ('succeeded', 'failed', 'expired') AND a.sent_at IS NOT NULL
-"""
+"""One row at least. All in one statement: what is committed must be told, and a second trip could fail."""
 
 EARLIER = f"""
     SELECT {COLUMNS}, request_digest FROM action WHERE org = $1 AND requested_by = $2 AND idempotency_key = $3

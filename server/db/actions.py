@@ -19,7 +19,6 @@ from server.db.action_statements import (
     EXPIRE,
     MARK_SENT,
     MARK_UNSENT,
-    REPEATED,
     TAKE_RESULTS,
 )
 from server.db.pool import Database
@@ -112,27 +111,19 @@ class ActionTable:
 
     async def take_results(self, results: Sequence[Result]) -> Taken:
         """End sent actions as their agents report; one that was given up as unknown may still be told."""
-        changed = await self._records(
-            TAKE_RESULTS,
-            [result.action_id for result in results],
-            [result.org for result in results],
-            [result.host for result in results],
-            [result.outcome for result in results],
-            [to_datetime(result.finished_at) for result in results],
-            [result.detail for result in results],
-        )
-        ended = {action.action_id for action in changed}
-        others = [result for result in results if result.action_id not in ended]
-        if not others:
-            return Taken(changed, repeated=0, unasked=0)
         async with self._connection() as connection:
-            repeated = await connection.fetchval(
-                REPEATED,
-                [result.action_id for result in others],
-                [result.org for result in others],
-                [result.host for result in others],
+            rows = await connection.fetch(
+                TAKE_RESULTS,
+                [result.action_id for result in results],
+                [result.org for result in results],
+                [result.host for result in results],
+                [result.outcome for result in results],
+                [to_datetime(result.finished_at) for result in results],
+                [result.detail for result in results],
             )
-        return Taken(changed, repeated=repeated, unasked=len(others) - repeated)
+        changed = [_record(row) for row in rows if row["action_id"] is not None]
+        repeated = rows[0]["repeated"]
+        return Taken(changed, repeated=repeated, unasked=len(results) - len(changed) - repeated)
 
     async def expire(self, now: int, grace_us: int) -> Sequence[ActionRecord]:
         """End what is past its time: pending as expired, sent (and a grace later) as unknown; returns those."""

@@ -123,9 +123,10 @@ class Database:
 
 
 async def _nothing_to_reset(_connection: object) -> None:
-    """Nobody here sets a session variable, listens, or keeps a lock past a transaction (asyncpg itself ends one that is open).
+    """Nothing: who sets a session variable takes it back or ends the connection, and nobody listens or keeps a lock.
 
-    asyncpg would send four statements after each use, and whoever gave the connection back would wait for them.
+    asyncpg itself ends a transaction that is open. It would send four statements after each use, and whoever gave the
+    connection back would wait for them.
     """
 
 

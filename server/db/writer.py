@@ -429,9 +429,14 @@ def _lacks_partition(error: asyncpg.PostgresError) -> bool:
 def _says_rolled_back(error: BaseException) -> bool:
     """Whether Postgres itself says that nothing was committed.
 
-    It cannot report an ERROR once a transaction is committed (it would PANIC); a FATAL one may come after that.
+    A FATAL error may come after the transaction was committed, and so may a cancellation (57014) that arrives while Postgres
+    logs the duration; any other ERROR would be a PANIC by then.
     """
-    return isinstance(error, asyncpg.PostgresError) and getattr(error, "severity_en", None) == "ERROR"
+    return (
+        isinstance(error, asyncpg.PostgresError)
+        and getattr(error, "severity_en", None) == "ERROR"
+        and not isinstance(error, asyncpg.QueryCanceledError)
+    )
 
 
 def _suspect(error: asyncpg.PostgresError, batches: list[PendingBatch]) -> None:

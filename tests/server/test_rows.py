@@ -17,6 +17,7 @@ from server.protocol.canonical import clean_log_text, float32
 from server.rows import (
     LOG_COLUMNS,
     METRIC_COLUMNS,
+    METRIC_ROW_BYTES,
     POSTGRES_EPOCH_US,
     STREAMS,
     copy_data,
@@ -193,3 +194,11 @@ class TestOrder:
         keys = [(*row_key(row), log_line_number(row)) for row in sorted(map(packed, rows))]
 
         assert all(one <= other for one, other in pairwise(keys))
+
+
+def test_a_samples_size_is_what_the_budget_counts() -> None:
+    """A sample without nulls is as long as the constant by which a batch's memory is counted, and none is longer."""
+    full = pack_metric(metric_head(1), pack_time(POSTGRES_EPOCH_US), 1.5, 2, 3, 4)
+    empty = pack_metric(metric_head(1), pack_time(POSTGRES_EPOCH_US), None, None, None, None)
+
+    assert len(full) == METRIC_ROW_BYTES > len(empty)

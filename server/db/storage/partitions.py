@@ -7,7 +7,6 @@ let rows in and out. Every wait for a lock has a deadline; what could not be had
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import asyncpg
@@ -159,8 +158,11 @@ async def with_lock_timeout(connection: asyncpg.Connection, work: Callable[[], A
     try:
         return await work()
     finally:
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # the connection may be gone
+        try:
             await connection.execute("RESET lock_timeout")
+        except BaseException:
+            connection.terminate()  # it must not go back to the pool with this
+            raise
 
 
 def range_name(table: str, of: Range) -> str:

@@ -404,7 +404,9 @@ class TestCuts:
             hold.release.set()
             await lane.lane.barrier(2 * DEADLINE_SECONDS)
 
-            assert lane.counters.flush_retries["57014"] >= 2
+            # What was cancelled beside its COMMIT may be committed: it is merged from then on, and cancelled there.
+            assert lane.counters.flush_retries["57014"] + lane.counters.flush_retries["commit_unknown"] >= 2
+            assert lane.counters.flush_retries["commit_unknown"] == (0 if replay else 1)
             assert [ack.seq for ack in agent.socket.acks] == sorted({ack.seq for ack in agent.socket.acks})
             assert agent.socket.acks[-1].seq == 8
             assert [row.mem for row in await metrics(connection)] == list(range(8))
