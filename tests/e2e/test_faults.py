@@ -93,7 +93,11 @@ async def assert_whole(dsn: str, ledger: Path, running: RunningFleet) -> None:
     counts = running.counts
     assert dict(findings.counts) == {}, findings.examples
     assert counts.batches_produced == counts.batches_acked + counts.batches_dropped
-    assert findings.verified == findings.acked == counts.batches_acked * ROWS
+    assert findings.verified == findings.acked
+    # A stack trace has more lines than one, and now and then a container writes a burst.
+    assert findings.acked >= counts.batches_acked * ROWS
+    if not counts.batches_dropped:
+        assert findings.acked == counts.metrics_produced + counts.logs_produced
     assert findings.unverified == 0
 
 
