@@ -33,6 +33,8 @@ from simulator.scenario_format import (
     seconds,
     unknown,
 )
+from simulator.scenario_shapes import Shape, make_shape
+from simulator.scenario_shapes import conflicts as shape_conflicts
 
 __all__ = [
     "NO_THRESHOLD",
@@ -43,6 +45,7 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "Server",
+    "Shape",
     "Storage",
     "Threshold",
     "Ui",
@@ -51,16 +54,18 @@ __all__ = [
 
 _METRIC_STAT = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 _FAULT_KEY = re.compile(r"fault\[([0-9]+)\]\.(.+)", re.DOTALL)
-_SECTIONS = (*dict.fromkeys(key.partition(".")[0] for key in KEYS if "." in key), "server.env", "thresholds")
+_SECTIONS = (*dict.fromkeys(key.rpartition(".")[0] for key in KEYS if "." in key), "server.env", "thresholds")
 _WHOLE = frozenset({"fleet.profiles"})
 """Keys whose value is a table."""
-_RATES = {
-    "ui.spawn_rate": (
-        "ui.subscribers", "ui.chart_readers", "ui.log_downloaders", "ui.auditors", "actions.operators",
-    ),
+_BROWSERS = ("ui.subscribers", "ui.slow", "ui.reconnecting")
+_USERS = (*_BROWSERS, "ui.chart_readers", "ui.log_downloaders", "ui.auditors", "actions.operators")
+_OF_USERS = {
+    "ui.spawn_rate": _USERS,
+    "ui.visit": _BROWSERS,
+    "ui.shape.kind": ("ui.subscribers",),
     "actions.per_second": ("actions.operators",),
-}  # fmt: skip
-"""Rates, and the users of whom one at least must be there."""
+}
+"""How users behave, and the users of whom one at least must be there."""
 _SHORTER_THAN = {"fleet.ramp": "duration", "fleet.interval": "duration", "storage.prune_interval": "storage.retention"}
 
 
@@ -98,6 +103,14 @@ class Ui(Struct, frozen=True, kw_only=True):
     auditors: int
     spawn_rate: float
     """Users of all kinds started a second."""
+    slow: int = 0
+    reconnecting: int = 0
+    visit_seconds: float = 25.0
+    """How long a browser stays, give or take a fifth."""
+    processes: int = 1
+    """Of Locust."""
+    shape: Shape = Shape()
+    """Of `subscribers`; the others come at the start."""
 
 
 class Actions(Struct, frozen=True, kw_only=True):
@@ -179,7 +192,8 @@ class Scenario(Struct, frozen=True, kw_only=True):
     def users(self) -> int:
         """Simulated users of all kinds."""
         ui = self.ui
-        return ui.subscribers + ui.chart_readers + ui.log_downloaders + ui.auditors + self.actions.operators
+        readers = ui.chart_readers + ui.log_downloaders + ui.auditors
+        return ui.subscribers + ui.slow + ui.reconnecting + readers + self.actions.operators
 
     def describe(self) -> str:
         """One paragraph for people: the question, and what will run."""
@@ -204,9 +218,13 @@ class Scenario(Struct, frozen=True, kw_only=True):
     def _others(self) -> list[str]:
         """Who uses the API beside the browsers."""
         found = []
+        if self.ui.shape.kind != "steady":
+            found.append(f"Their shape is {self.ui.shape.describe()}.")
         if self.actions.operators:
             found.append(f"{self.actions.operators} operators make {self.actions.per_second:g} attempts/s.")
         counts = {
+            "browse slowly": self.ui.slow,
+            "browse and reconnect": self.ui.reconnecting,
             "read charts": self.ui.chart_readers,
             "download logs": self.ui.log_downloaders,
             "read the audit log": self.ui.auditors,
@@ -314,7 +332,7 @@ class _Reader:
             seed=self._values["seed"],
             settle_seconds=self._values["settle"],
             fleet=Fleet(**self._section("fleet", "interval", "ramp")),
-            ui=Ui(**self._section("ui")),
+            ui=Ui(**self._section("ui", "visit"), shape=make_shape(self._values)),
             actions=Actions(**self._section("actions")),
             server=Server(**self._section("server"), env=self._env),
             storage=Storage(**self._section("storage", "retention", "prune_interval", "backfill")),
@@ -333,7 +351,7 @@ class _Reader:
     def _section(self, name: str, *durations: str) -> dict[str, Any]:
         """The values of a table by field name; durations carry their unit in it."""
         prefix = name + "."
-        leaves = [key.removeprefix(prefix) for key in KEYS if key.startswith(prefix)]
+        leaves = [key.removeprefix(prefix) for key in KEYS if key.rpartition(".")[0] == name]
         return {leaf + "_seconds" * (leaf in durations): self._values[prefix + leaf] for leaf in leaves}
 
     def _read(self, key: str, value: object) -> None:
@@ -414,11 +432,20 @@ class _Reader:
             self._conflict(
                 "storage.backfill", f"must not be shorter than fleet.interval ({seconds(values['fleet.interval'])})"
             )
-        for rate, users in _RATES.items():
+        self._check_users()
+
+    def _check_users(self) -> None:
+        values = self._values
+        for key, expected in shape_conflicts(values, self._given):
+            self._conflict(key, expected)
+        users = sum(values.get(key, 0) for key in _USERS)
+        if values.get("ui.processes", 1) > max(1, users):
+            self._conflict("ui.processes", f"must not exceed the simulated users ({users}): a user for each")
+        for key, kinds in _OF_USERS.items():
             # A flag may switch off the users of a file; a file that does so itself says two things.
-            idle = all(values.get(key) == 0 for key in users) and not any(key in self._overrides for key in users)
-            if idle and rate in self._given:
-                self._conflict(rate, f"has no effect without {' or '.join(users)}")
+            idle = all(values.get(kind) == 0 for kind in kinds) and not any(kind in self._overrides for kind in kinds)
+            if idle and key in self._given:
+                self._conflict(key, f"has no effect without {' or '.join(kinds)}")
 
     def _conflict(self, key: str, expected: str) -> None:
         default = KEYS[key].default if key in KEYS else FAULT_KEYS[key.rpartition(".")[2]].default

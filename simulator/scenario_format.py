@@ -50,6 +50,26 @@ FAULTS: dict[str, FaultKind] = {
 }
 """Kinds of fault that a scenario may name."""
 
+
+class ShapeKind(NamedTuple):
+    """A kind of load shape."""
+
+    meaning: str
+    keys: tuple[str, ...] = ()
+    """The keys that it takes beside `kind`."""
+
+
+SHAPES: dict[str, ShapeKind] = {
+    "steady": ShapeKind("All browsers come at `ui.spawn_rate`, and stay."),
+    "ramp": ShapeKind("They come one after the other, evenly `over` a time.", ("over",)),
+    "spike": ShapeKind(
+        "A share of them, `base`, is there; `at` a time all the others come, and leave `for` so long after.",
+        ("at", "for", "base"),
+    ),
+    "stairs": ShapeKind("They come in so many equal `steps`, each a `step` after the one before.", ("steps", "step")),
+}
+"""Load shapes that a scenario may name."""
+
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq,
 }  # fmt: skip
@@ -265,10 +285,23 @@ KEYS: dict[str, Key] = {
     "fleet.processes": Key(_integer(1, 64), 1, "Processes over which the agents are spread."),
     "fleet.transport": Key(_one_of("transport", "picows", "websockets"), "picows", "WebSocket client of the fleet."),
     "ui.subscribers": Key(_integer(0, 10_000), 0, "Simulated browsers that watch live."),
+    "ui.slow": Key(_integer(0, 1000), 0, "Simulated browsers that read at a tenth of the rate at which it comes."),
+    "ui.reconnecting": Key(
+        _integer(0, 10_000), 0, "Simulated browsers that lose their connection every few seconds, and come back."
+    ),
+    "ui.visit": Key(_duration("1s", "1h"), "25s", "How long a simulated browser stays, give or take a fifth."),
     "ui.chart_readers": Key(_integer(0, 1000), 0, "Simulated users who read charts, one a second each."),
     "ui.log_downloaders": Key(_integer(0, 1000), 0, "Simulated users who download logs, every two seconds each."),
     "ui.auditors": Key(_integer(0, 1000), 0, "Simulated users who read the audit log, every five seconds each."),
     "ui.spawn_rate": Key(_number(0.1, 1000), 10, "Simulated users of all kinds started a second."),
+    "ui.processes": Key(_integer(1, 64), 1, "Processes of Locust; several share the users as workers of a master."),
+    "ui.shape.kind": Key(_one_of("shape", *SHAPES), "steady", "How the number of browsers changes."),
+    "ui.shape.over": Key(_duration("1s", "24h"), "30s", "ramp: from the first browser to the last."),
+    "ui.shape.steps": Key(_integer(2, 100), 5, "stairs: how many."),
+    "ui.shape.step": Key(_duration("1s", "24h"), "10s", "stairs: time from one to the next."),
+    "ui.shape.at": Key(_duration("1s", "168h"), "30s", "spike: when all are there, after the first came."),
+    "ui.shape.for": Key(_duration("1s", "24h"), "10s", "spike: how long they stay."),
+    "ui.shape.base": Key(_number(0, 1), 0.1, "spike: share of the browsers before and after it; one at least."),
     "actions.operators": Key(_integer(0, 1000), 0, "Simulated users who start, stop and restart containers."),
     "actions.per_second": Key(_number(0.01, 1000), 1, "Attempts a second, of all operators together."),
     "server.restart": Key(_flag, False, "Whether the runner starts the server again when it dies."),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from simulator.scenario import Fault, Scenario, ScenarioError, Threshold, load
-from simulator.scenario_format import FAULT_KEYS, FAULTS, KEYS, STRATEGIES, parse_duration, seconds
+from simulator.scenario import Fault, Scenario, ScenarioError, Shape, Threshold, load
+from simulator.scenario_format import FAULT_KEYS, FAULTS, KEYS, SHAPES, STRATEGIES, parse_duration, seconds
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "scenarios.md"
@@ -223,7 +223,8 @@ def test_a_mistake_is_told_by_key_value_and_expectation(text: str, sentence: str
     assert sentence in found[0]
 
 
-USERS = "ui.subscribers or ui.chart_readers or ui.log_downloaders or ui.auditors or actions.operators"
+BROWSERS = "ui.subscribers or ui.slow or ui.reconnecting"
+USERS = f"{BROWSERS} or ui.chart_readers or ui.log_downloaders or ui.auditors or actions.operators"
 FAULT = '[[fault]]\nat = "15s"\nkind = "server_kill"\n'
 
 
@@ -378,6 +379,49 @@ def test_a_flag_may_switch_the_browsers_of_a_file_off() -> None:
     assert scenario.ui.subscribers == 0
 
 
+UI = QUESTION + "[ui]\nsubscribers = 20\n"
+
+
+def test_a_shape_has_what_its_kind_knows() -> None:
+    """Each key has its default, and no other kind has it; the description tells it."""
+    scenario = read(
+        UI + 'slow = 2\nreconnecting = 3\nvisit = "5s"\nprocesses = 4\n[ui.shape]\nkind = "spike"\nat = "20s"\n'
+    )
+    ui = scenario.ui
+
+    assert ui.shape == Shape(kind="spike", at_seconds=20, for_seconds=10, base=0.1)
+    assert (ui.slow, ui.reconnecting, ui.visit_seconds, ui.processes, scenario.users) == (2, 3, 5, 4, 25)
+    assert "20 browsers watch. Their shape is spike at 20s for 10s, else 0.1 of them." in scenario.describe()
+    assert read(UI, {"ui.shape.kind": "stairs", "ui.shape.steps": "4"}).ui.shape.steps == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (UI + '[ui.shape]\nkind = "stears"', 'ui.shape.kind = "stears": expected a shape: steady, ramp, spike, stairs'),
+        (UI + '[ui.shape]\nknd = "ramp"', 'ui.shape.knd = "ramp": unknown key; did you mean kind?'),
+        (UI + 'shape = "ramp"', 'ui.shape = "ramp": expected a table, [ui.shape]'),
+        (UI + '[ui.shape]\nover = "9s"', 'ui.shape.over = "9s": has no effect with ui.shape.kind = "steady"'),
+        (UI + '[ui.shape]\nkind = "ramp"\nbase = 1', 'ui.shape.base = 1: has no effect with ui.shape.kind = "ramp"'),
+        (UI + '[ui.shape]\nkind = "ramp"\nover = "1m"', 'ui.shape.over = "1m": must end inside the duration of 40s'),
+        (UI + '[ui.shape]\nkind = "ramp"\nover = "1s"', "ui.spawn_rate = 10: expected at least 20, or the ramp takes"),
+        (UI + '[ui.shape]\nkind = "stairs"', 'ui.shape.step = "10s": 5 steps must end inside the duration of 40s'),
+        (UI + '[ui.shape]\nkind = "spike"\nat = "35s"', 'ui.shape.at = "35s": the spike of 10s must end inside'),
+        (QUESTION + '[ui]\nslow = 1\n[ui.shape]\nkind = "ramp"', 'ui.shape.kind = "ramp": has no effect without ui.sub'),
+        (QUESTION + '[ui]\nvisit = "9s"', 'ui.visit = "9s": has no effect without ui.subscribers or ui.slow or ui.rec'),
+        (QUESTION + "[ui]\nslow = 1\nprocesses = 2", "ui.processes = 2: must not exceed the simulated users (1): a user"),
+        (UI + "slow = 1.5", "ui.slow = 1.5: expected an integer from 0 to 1000"),
+        (UI + "reconnecting = -1", "ui.reconnecting = -1: expected an integer from 0 to 10000"),
+    ],
+)  # fmt: skip
+def test_users_that_cannot_be_are_refused(text: str, sentence: str) -> None:
+    """Key, value and what was expected."""
+    found = mistakes(text)
+
+    assert len(found) == 1
+    assert found[0].startswith(f"x.toml: {sentence}")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("250ms", 0.25), ("1s", 1), ("1.5m", 90), ("24h", 86_400), ("0.3ms", 0.0003), ("0s", 0)]
 )
@@ -437,7 +481,7 @@ def test_every_key_is_documented() -> None:
         default = known.default
         shown = "required" if default is ... else str(default).lower() if isinstance(default, bool) else str(default)
         assert shown in rows[key].split("|")[3], f"the default of {key} in {DOCS.name}"
-    for name in (*FAULTS, *STRATEGIES, "server.env", "thresholds"):
+    for name in (*FAULTS, *STRATEGIES, *SHAPES, "server.env", "thresholds"):
         assert f"`{name}`" in text or f"`[{name}]`" in text, f"{name} is missing in {DOCS.name}"
 
 
