@@ -39,7 +39,9 @@ class Metric(NamedTuple):
 
 _API_USERS = ("actions.operators", "ui.chart_readers", "ui.log_downloaders", "ui.auditors")
 
-_USERS = ("ui.subscribers", *_API_USERS)
+_WATCHING = ("ui.subscribers", "ui.reconnecting")
+_BROWSERS = (*_WATCHING, "ui.slow")
+_USERS = (*_BROWSERS, *_API_USERS)
 _NETWORK_FAULTS = ("acks_withheld", "resets")
 
 
@@ -52,15 +54,22 @@ def _needs(series: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ..
 
 METRICS: dict[str, Metric] = {
     "ack_latency_ms": Metric("ms", "latency", "From a batch's intended time to its ack at the agent: it is committed."),
-    "live_latency_ms": Metric(
-        "ms", "latency", "From a sample's own time to its receipt by a browser.", ("ui.subscribers",)
-    ),
+    "live_latency_ms": Metric("ms", "latency", "From a sample's own time to its receipt by a browser.", (), _WATCHING),
     "log_latency_ms": Metric(
         "ms",
         "latency",
         "From a log line's own time to its receipt by a browser.",
-        ("ui.subscribers", "fleet.log_lines"),
+        ("fleet.log_lines",),
+        _WATCHING,
     ),
+    "slow_live_latency_ms": Metric(
+        "ms", "latency", "From a sample's or line's own time to its receipt by a slow browser.", ("ui.slow",)
+    ),
+    "browser_clock_offset_ms": Metric(
+        "ms", "value", "How far the server's clock is ahead of the browsers', by their heartbeats.", (), _BROWSERS
+    ),
+    "browser_clock_error_ms": Metric("ms", "value", "By how much that may be wrong.", (), _BROWSERS),
+    "agents_clock_offset_ms": Metric("ms", "value", "How far the server's clock is ahead of the fleet's."),
     "action_round_trip_ms": Metric(
         "ms", "latency", "From the intended time of an action's request to its known outcome.", ("actions.operators",)
     ),
@@ -131,16 +140,22 @@ METRICS: dict[str, Metric] = {
     "withheld_bytes": Metric(
         "B", "count", "Bytes of the server that the proxy held back from agents.", needs_fault=("acks_withheld",)
     ),
-    "live_messages": Metric("", "count", "Messages that browsers received.", ("ui.subscribers",)),
-    "live_foreign": Metric(
-        "", "count", "Messages about something that the browser had not asked for.", ("ui.subscribers",)
-    ),
+    "live_messages": Metric("", "count", "Messages that browsers received.", (), _BROWSERS),
+    "live_foreign": Metric("", "count", "Messages about something that the browser had not asked for.", (), _BROWSERS),
     "live_violations": Metric(
         "",
         "count",
-        "Messages of no known form, samples going back in time, log lines twice, topics without an answer.",
-        ("ui.subscribers",),
+        "Messages of no known form, samples going back in time, lines twice or lost, topics without an answer.",
+        (),
+        _BROWSERS,
     ),
+    "live_checks": Metric("", "count", "Times that a browser held what came against what is stored.", (), _BROWSERS),
+    "live_samples_overtaken": Metric(
+        "", "count", "Stored samples in those checks in whose place a newer one came.", (), _BROWSERS
+    ),
+    "live_gaps": Metric("", "count", "Gaps in logs that the server told browsers of.", (), _BROWSERS),
+    "live_lines_dropped": Metric("", "count", "Log lines that these gaps told of.", (), _BROWSERS),
+    "slow_closed": Metric("", "count", "Times that a slow browser was closed for being slow.", ("ui.slow",)),
     "api_violations": Metric(
         "",
         "count",
@@ -172,10 +187,12 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "fleet.json": (
         "ack_latency_ms", "schedule_lag_ms", "resends", "batches_dropped", "batches_unsettled", "connections_lost",
         "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share",
+        "agents_clock_offset_ms",
     ),
     "users.json": (
         *LATENCIES, "chart_query_ms", "log_lines_downloaded", "live_messages", "live_foreign", "live_violations",
-        "api_violations", "turns_skipped",
+        "live_checks", "live_samples_overtaken", "live_gaps", "live_lines_dropped", "slow_closed",
+        "browser_clock_offset_ms", "browser_clock_error_ms", "api_violations", "turns_skipped",
     ),
     "findings.json": ("ledger_missing", "ledger_foreign", "ledger_altered", "ledger_verified_fraction"),
     "audit.json": ("audit_missing", "audit_duplicate", "audit_wrong", "actions_executed_twice"),
@@ -202,7 +219,7 @@ _AT_THE_END = frozenset(
     {
         *_SOURCES["audit.json"], "ledger_verified_fraction", "batches_unsettled", "connections_lost",
         "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share", "insert_batch_ms",
-        "connection_resets", "withheld_bytes",
+        "connection_resets", "withheld_bytes", "agents_clock_offset_ms",
     }
 )  # fmt: skip
 

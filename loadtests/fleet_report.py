@@ -51,6 +51,7 @@ def catalogue(report: Mapping[str, Any], faults: Sequence[FaultDone]) -> dict[st
         "handshakes_refused": float(sum(count for why, count in report["refused"].items() if why != "unreachable")),
         "pulses": float(report["pulses"]),
         "actions_sent_twice": float(report["actions"]["repeated"]),
+        **({"agents_clock_offset_ms": offset_ms} if (offset_ms := report["clock_offset_ms"]) is not None else {}),
         **reconnects(report["connections"], report["agents"], faults),
     }
 

@@ -130,10 +130,16 @@ class ClockOffset:
     def __init__(self) -> None:
         self._echoes: deque[tuple[int, int]] = deque(maxlen=8)
 
-    def echo(self, *, sent_us: int, server_us: int, received_us: int) -> None:
-        """Learn from an echo: our clock at sending, the server's at answering, ours at receipt, in Unix microseconds."""
+    def echo(self, *, sent_us: int, server_us: int, received_us: int) -> tuple[int, int]:
+        """Learn from an echo: our clock at sending, the server's at answering, ours at receipt, in Unix microseconds.
+
+        Returns:
+            The round trip, and what it alone says of the offset, in microseconds.
+        """
         round_trip_us = max(received_us - sent_us, 0)
-        self._echoes.append((round_trip_us, server_us - sent_us - round_trip_us // 2))
+        told = (round_trip_us, server_us - sent_us - round_trip_us // 2)
+        self._echoes.append(told)
+        return told
 
     @property
     def microseconds(self) -> int:

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable
+from random import Random
 from typing import NamedTuple
 
 from loadtests.action_feed import ActionFeed
@@ -53,11 +54,12 @@ class Operator:
         log: gets every attempt.
         run: names the run in the attempts' reasons.
         first: step of the round to begin with.
+        chance: chooses containers.
     """
 
     def __init__(
         self, api: Api, viewer: Identity, feed: ActionFeed, measurements: Measurements, log: AttemptLog, run: str,
-        *, first: int = 0,
+        *, first: int = 0, chance: Random | None = None,
     ) -> None:  # fmt: skip
         self._api = api
         self._viewer = viewer
@@ -65,7 +67,7 @@ class Operator:
         self._measurements = measurements
         self._log = log
         self._run = run
-        self._places = Places(api)
+        self._places = Places(api, chance)
         self._step = first
         self._target: str | None = None
         """Container of the next turn."""

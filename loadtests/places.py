@@ -15,21 +15,22 @@ TRIES = 5
 
 
 class Places:
-    """Hosts and containers of the user's organisation, chosen at random; as fresh as a user's screen."""
+    """Hosts and containers of the user's organisation, as fresh as a user's screen; `chance` chooses."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, chance: random.Random | None = None) -> None:
         self._api = api
+        self._chance = chance or random.Random()
         self._hosts: list[HostStatus] = []
         self._refresh_at = 0.0
 
     def container(self, fits: Callable[[ContainerStatus], bool]) -> ContainerStatus | None:
         """A container of an online host that fits now; None: none was found."""
         hosts = self._online()
-        for host in random.sample(hosts, min(TRIES, len(hosts))):
+        for host in self._chance.sample(hosts, min(TRIES, len(hosts))):
             page = self._api.get(f"/api/hosts/{host.id}/containers", ContainerPage, "/api/hosts/[id]/containers")
             found = [container for container in page.containers if fits(container)] if page else []
             if found:
-                return random.choice(found)
+                return self._chance.choice(found)
         return None
 
     def _online(self) -> list[HostStatus]:

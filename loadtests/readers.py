@@ -1,6 +1,7 @@
 """What simulated users do who only read: charts, logs, the audit log."""
 
 import time
+from random import Random
 
 from loadtests.answers import (
     AuditPage,
@@ -31,10 +32,10 @@ AUDIT_LIMIT = 200
 class ChartReader:
     """Looks at one container after the other, each over the four ranges in turn."""
 
-    def __init__(self, api: Api, measurements: Measurements) -> None:
+    def __init__(self, api: Api, measurements: Measurements, chance: Random | None = None) -> None:
         self._api = api
         self._measurements = measurements
-        self._places = Places(api)
+        self._places = Places(api, chance)
         self._container: ContainerStatus | None = None
         self._turn = 0
         self._warm_at = 0.0
@@ -78,10 +79,10 @@ class ChartReader:
 class LogDownloader:
     """Downloads the last minute of one container after the other, as JSON and as text in turn."""
 
-    def __init__(self, api: Api, measurements: Measurements) -> None:
+    def __init__(self, api: Api, measurements: Measurements, chance: Random | None = None) -> None:
         self._api = api
         self._measurements = measurements
-        self._places = Places(api)
+        self._places = Places(api, chance)
         self._container: ContainerStatus | None = None
         self._turn = 0
 

@@ -23,6 +23,9 @@ FAILURES: dict[str, str] = {
     "duplicate_line": "a log line came twice",
     "foreign": "a frame is about something that was not asked for",
     "no_snapshot": "a topic was not answered",
+    "not_paused": "a topic that was paused went on",
+    "lost_line": "a stored log line neither came nor stood in a gap",
+    "lost_sample": "a stored sample did not come, and no newer one took its place",
     "error": "the server answered with an error",
     "silent": "no echo of a heartbeat within 10 s",
     "refused": "the live socket did not open",
@@ -41,7 +44,9 @@ FAILURES: dict[str, str] = {
 }
 """What can go wrong for a simulated user, and how Locust shows it."""
 
-LIVE_VIOLATIONS = ("bad_frame", "time_back", "duplicate_line", "no_snapshot")
+LIVE_VIOLATIONS = (
+    "bad_frame", "time_back", "duplicate_line", "no_snapshot", "not_paused", "lost_line", "lost_sample",
+)  # fmt: skip
 """Failures on the live socket that no outage explains: the server broke a promise."""
 
 API_VIOLATIONS = (
@@ -57,10 +62,18 @@ FIRST_DETAILS = 20
 """Failures of each kind that are logged with their detail; Locust and the file count the rest."""
 
 
+class ClockEstimate(Struct, frozen=True, kw_only=True):
+    """How far the server's clock is ahead of ours, by the shortest round trip of all browsers."""
+
+    offset_us: int
+    error_us: int
+    """Half that round trip."""
+
+
 class Recorded(Struct, kw_only=True):
     """What a Locust process measured, as its file holds it."""
 
-    version: int = 3
+    version: int = 4
     started_at_us: int
     ended_at_us: int = 0
     """0: the test still goes on, or was cut off."""
@@ -76,6 +89,14 @@ class Recorded(Struct, kw_only=True):
     gaps: int = 0
     dropped_lines: int = 0
     """Log lines that the gaps told of."""
+    checked: int = 0
+    """Times that a browser held what came against what is stored."""
+    overtaken: int = 0
+    """Stored samples in those checks that never came, because a newer one did."""
+    slow_closed: int = 0
+    """Browsers that read too slowly and were closed for it."""
+    clock: ClockEstimate | None = None
+    """None: no heartbeat was echoed."""
     foreign: int = 0
     """Frames about something that was not asked for: a leak between organisations shows here."""
     downloaded_lines: int = 0
@@ -90,7 +111,7 @@ class Recorded(Struct, kw_only=True):
 
 
 LATENCIES = (
-    "live_latency_ms", "log_latency_ms", "action_round_trip_ms", "log_download_ms",
+    "live_latency_ms", "log_latency_ms", "slow_live_latency_ms", "action_round_trip_ms", "log_download_ms",
     *(f"chart_query_{name}_ms" for name in CHART_RANGES),
 )  # fmt: skip
 """What Locust processes measure, by the names of the catalogue."""
@@ -114,13 +135,20 @@ class Measurements:
         """A browser opened a live socket."""
         self._recorded.visits += 1
 
-    def message(self, kind: str, size_bytes: int, latencies_us: Iterable[int] = ()) -> None:
+    def message(self, kind: str, size_bytes: int, latencies_us: Iterable[int] = (), *, slow: bool = False) -> None:
         """A message came, with the latencies of its new samples or lines in microseconds.
 
         Every one goes into the histogram; Locust gets one request per message, with the longest.
+
+        Args:
+            kind: its type.
+            size_bytes: of its text.
+            latencies_us: of what is new in it.
+            slow: whether its browser is slow on purpose: it tells nothing of the others' latency.
         """
         self._recorded.messages += 1
         name = "log_latency_ms" if kind == "logs" else "live_latency_ms"
+        name = "slow_live_latency_ms" if slow else name
         latency, intervals, now = self._latencies[name], self._intervals[name], now_us()
         longest_us = -1
         for microseconds in latencies_us:
@@ -128,7 +156,7 @@ class Measurements:
             intervals.record(microseconds, now - microseconds)
             longest_us = max(longest_us, microseconds)
         self._fire(
-            request_type="WS", name=kind, response_length=size_bytes, exception=None, context={},
+            request_type="WS", name=f"{kind} slow" if slow else kind, response_length=size_bytes, exception=None, context={},
             response_time=None if longest_us < 0 else longest_us / 1000,
         )  # fmt: skip
 
@@ -151,6 +179,21 @@ class Measurements:
         """The server told of log lines that it dropped for us."""
         self._recorded.gaps += 1
         self._recorded.dropped_lines += lines
+
+    def checked(self, overtaken: int) -> None:
+        """A browser held what came against what is stored: so many samples were overtaken by newer ones."""
+        self._recorded.checked += 1
+        self._recorded.overtaken += overtaken
+
+    def slow_closed(self) -> None:
+        """A browser was closed for reading too slowly: that is how the server tells it that it misses something."""
+        self._recorded.slow_closed += 1
+
+    def clock(self, round_trip_us: int, offset_us: int) -> None:
+        """An echo told how far the server's clock is ahead of ours."""
+        error_us = (round_trip_us + 1) // 2
+        if self._recorded.clock is None or error_us < self._recorded.clock.error_us:
+            self._recorded.clock = ClockEstimate(offset_us=offset_us, error_us=error_us)
 
     def closed(self, code: int, reason: str) -> None:
         """The server closed the live socket."""
@@ -221,14 +264,32 @@ def catalogue(recorded: Iterable[Recorded]) -> dict[str, Latency | float]:
         name: Latency.decode(one.latencies[part] for one in every for part in sources if part in one.latencies)
         for name, sources in parts.items()
     }
-    return measured | {
-        "live_messages": float(sum(one.messages for one in every)),
-        "live_foreign": float(sum(one.foreign for one in every)),
-        "live_violations": _failures(every, LIVE_VIOLATIONS),
-        "api_violations": _failures(every, API_VIOLATIONS),
-        "log_lines_downloaded": float(sum(one.downloaded_lines for one in every)),
-        "turns_skipped": float(sum(one.skipped for one in every)),
-    }
+    return (
+        measured
+        | _clock(every)
+        | {
+            "live_checks": float(sum(one.checked for one in every)),
+            "live_samples_overtaken": float(sum(one.overtaken for one in every)),
+            "live_gaps": float(sum(one.gaps for one in every)),
+            "live_lines_dropped": float(sum(one.dropped_lines for one in every)),
+            "slow_closed": float(sum(one.slow_closed for one in every)),
+            "live_messages": float(sum(one.messages for one in every)),
+            "live_foreign": float(sum(one.foreign for one in every)),
+            "live_violations": _failures(every, LIVE_VIOLATIONS),
+            "api_violations": _failures(every, API_VIOLATIONS),
+            "log_lines_downloaded": float(sum(one.downloaded_lines for one in every)),
+            "turns_skipped": float(sum(one.skipped for one in every)),
+        }
+    )
+
+
+def _clock(every: Iterable[Recorded]) -> dict[str, float]:
+    """Of the process whose clock was furthest off; empty: no heartbeat was echoed."""
+    clocks = [one.clock for one in every if one.clock is not None]
+    if not clocks:
+        return {}
+    worst = max(clocks, key=lambda clock: abs(clock.offset_us))
+    return {"browser_clock_offset_ms": worst.offset_us / 1000, "browser_clock_error_ms": worst.error_us / 1000}
 
 
 def timed(recorded: Iterable[Recorded]) -> dict[str, Timed]:

@@ -1,8 +1,9 @@
 """What a simulated browser checks in the frames that it gets. Pure: no socket, no clock."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from loadtests.measure import ClockOffset
+from loadtests.received import Place, Received
 from loadtests.recorded import Measurements
 from server.protocol.codec import FrameError, decode_live_event
 from server.protocol.messages import (
@@ -20,49 +21,101 @@ from server.protocol.messages import (
     type_of,
 )
 
-SEEN_LINES = 50_000
-"""Log lines remembered to recognise one that comes twice; past them the oldest is forgotten."""
-
 
 class Watch:
-    """One visit: what was asked for, and what has come."""
+    """One connection: what was asked for, and what has come.
 
-    def __init__(self, measurements: Measurements, clock: ClockOffset) -> None:
+    A change that the browser asks for is known to hold once a heartbeat is echoed that was sent after it: the server
+    answers in order.
+
+    Args:
+        measurements: told of every message, and of what is wrong with it.
+        clock: learns from echoes.
+        received: gets what came of the logs and containers watched; a browser that connects again keeps it.
+        slow: whether the browser is slow on purpose.
+    """
+
+    def __init__(
+        self, measurements: Measurements, clock: ClockOffset, received: Received | None = None, *, slow: bool = False
+    ) -> None:
         self._measurements = measurements
         self._clock = clock
-        self._host = self._container = ""
-        self._containers: set[str] = set()
+        self.received = received or Received()
+        self._slow = slow
+        self._containers: dict[str, set[str]] = {}
+        """Of each host that may be shown."""
         self._unanswered: set[str] = set()
+        self._leaving: dict[str, int] = {}
+        """Topics that were unsubscribed, and when: what was under way may still come."""
+        self._pausing: dict[str, int] = {}
+        self._paused: set[str] = set()
+        self._read_again: dict[str, Place] = {}
+        """Logs whose next snapshot begins behind a place."""
         self._newest: dict[tuple[str, str], int] = {}
         """Per topic and container: time of its newest sample."""
-        self._lines: dict[tuple[int, int], None] = {}
-        self.topics: tuple[str, ...] = ()
-        self.echoes = 0
+        self.topics: set[str] = set()
+        self.echoed_us = 0
+        """When the last heartbeat was sent whose echo came, by our clock."""
 
-    def ask(self, host: str, container: str, containers: Iterable[str]) -> tuple[str, ...]:
-        """The topics of a visit to `host` and one of its `containers`."""
-        self._host, self._container, self._containers = host, container, set(containers)
-        self.topics = ("fleet", f"host:{host}", f"container:{container}", f"logs:{container}")
-        self._unanswered = set(self.topics)
-        return self.topics
+    def ask(self, topics: Iterable[str], hosts: Mapping[str, Collection[str]] = {}) -> tuple[str, ...]:
+        """Subscribe to topics; `hosts` are those that may be shown now, with the containers known of them."""
+        asked = tuple(topics)
+        self.topics.update(asked)
+        self._unanswered.update(asked)
+        for topic in asked:
+            self._leaving.pop(topic, None)
+        for host, containers in hosts.items():
+            self._containers.setdefault(host, set()).update(containers)
+        return asked
+
+    def leave(self, topics: Iterable[str], at_us: int) -> tuple[str, ...]:
+        """Unsubscribe from topics, at a time by our clock."""
+        left = tuple(topics)
+        for topic in left:
+            self.topics.discard(topic)
+            self._leaving[topic] = at_us
+        return left
+
+    def pause(self, topics: Iterable[str], at_us: int) -> tuple[str, ...]:
+        """Pause topics, at a time by our clock."""
+        paused = tuple(topics)
+        self._pausing.update(dict.fromkeys(paused, at_us))
+        return paused
+
+    def resume(self, topics: Iterable[str], since: Place | None = None) -> tuple[str, ...]:
+        """Go on with topics; a log is read again from behind `since`, and what came from there before comes once more."""
+        resumed = tuple(topics)
+        for topic in resumed:
+            self._pausing.pop(topic, None)
+            self._paused.discard(topic)
+            self._unanswered.add(topic)
+            self.received.interrupted(topic)
+            if since is not None:
+                self._read_again[topic] = since
+        return resumed
+
+    def end(self) -> None:
+        """The connection ends, after the echo of a heartbeat: record what was asked for and never answered."""
+        self._tell_unanswered(set(self._unanswered))
 
     def receive(self, frame: bytes, received_us: int) -> None:
         """Check one frame, and record it with what is wrong with it. `received_us`: our clock, Unix microseconds."""
         try:
             event = decode_live_event(frame)
         except FrameError as error:
-            self._measurements.message("unreadable", len(frame))
+            self._measurements.message("unreadable", len(frame), slow=self._slow)
             self._measurements.failure("bad_frame", str(error))
             return
         if isinstance(event, HeartbeatEcho):
-            self.echoes += 1
-            self._clock.echo(sent_us=event.at, server_us=event.server_time, received_us=received_us)
+            self._echo(event, received_us)
         elif isinstance(event, Error):
             self._measurements.failure("error", f"{event.code}: {event.message}")
             if event.about and event.about.topic:
                 self._unanswered.discard(event.about.topic)
-        elif event.topic not in self.topics:
+        elif event.topic not in self.topics and event.topic not in self._leaving:
             self._measurements.failure("foreign", f"{type_of(type(event))} of topic {event.topic}, not subscribed")
+        elif event.topic in self._paused and not isinstance(event, Gap):
+            self._measurements.failure("not_paused", f"{type_of(type(event))} of topic {event.topic}")
         latencies: list[int] = []
         now_us = received_us + self._clock.microseconds
         match event:
@@ -70,7 +123,7 @@ class Watch:
                 self._unanswered.discard(event.topic)
                 self._hosts(event.topic, event.host, event.containers)
                 self._samples(event.topic, event.samples)
-                self._new_lines(event.topic, event.lines)
+                self._new_lines(event.topic, event.lines, self._read_again.pop(event.topic, None))
             case Metrics():
                 latencies = [now_us - at for at in self._samples(event.topic, event.samples)]
             case Logs():
@@ -79,25 +132,43 @@ class Watch:
                 self._hosts(event.topic, event.host, event.upserts)
             case Gap():
                 self._measurements.gap(event.dropped)
-        self._measurements.message(type_of(type(event)), len(frame), latencies)
+                self.received.gap(event.topic, event.dropped)
+        self._measurements.message(type_of(type(event)), len(frame), latencies, slow=self._slow)
 
-    def leave(self) -> None:
-        """The visit ends: record what was asked for and never answered."""
-        for topic in sorted(self._unanswered):
+    def _echo(self, echo: HeartbeatEcho, received_us: int) -> None:
+        told = self._clock.echo(sent_us=echo.at, server_us=echo.server_time, received_us=received_us)
+        if not self._slow:
+            self._measurements.clock(*told)
+        self.echoed_us = max(self.echoed_us, echo.at)
+        left = {topic for topic, at_us in self._leaving.items() if at_us <= echo.at}
+        self._tell_unanswered(left)
+        for topic in left:
+            del self._leaving[topic]
+        settled = {topic for topic, at_us in self._pausing.items() if at_us <= echo.at}
+        self._paused |= settled
+        for topic in settled:
+            del self._pausing[topic]
+
+    def _tell_unanswered(self, topics: set[str]) -> None:
+        for topic in sorted(topics & self._unanswered):
             self._measurements.failure("no_snapshot", topic)
+        self._unanswered -= topics
 
     def _hosts(self, topic: str, host: HostStatus | None, containers: Sequence[ContainerStatus]) -> None:
-        if host is not None and host.id != self._host:
+        if host is not None and (host.id not in self._containers or topic != f"host:{host.id}"):
             self._measurements.failure("foreign", f"host {host.id} in {topic}")
         for container in containers:
-            if container.host == self._host:
-                self._containers.add(container.id)
-            else:
+            if container.host not in self._containers:
                 self._measurements.failure("foreign", f"container {container.id} of host {container.host} in {topic}")
+            elif topic in {f"host:{container.host}", f"container:{container.id}"}:
+                self._containers[container.host].add(container.id)
+            else:
+                self._measurements.failure("foreign", f"container {container.id} in {topic}")
 
     def _samples(self, topic: str, samples: Sequence[Sample]) -> list[int]:
         """Times of the samples that are new."""
-        allowed = self._containers if topic.startswith("host:") else {self._container}
+        kind, _, name = topic.partition(":")
+        allowed = self._containers.get(name, set()) if kind == "host" else {name}
         new = []
         for sample in samples:
             newest = self._newest.get((topic, sample.container), -1)
@@ -109,18 +180,20 @@ class Watch:
             elif sample.at > newest:
                 self._newest[topic, sample.container] = sample.at
                 new.append(sample.at)
+        if kind == "container":
+            self.received.samples(topic, new)
         return new
 
-    def _new_lines(self, topic: str, lines: Sequence[LogLine]) -> list[int]:
-        """Times of the lines that are new. The tail and what follows must meet without a line coming twice."""
+    def _new_lines(self, topic: str, lines: Sequence[LogLine], again: Place | None = None) -> list[int]:
+        """Times of the lines that are new. The tail and what follows must meet without a line coming twice.
+
+        Lines behind `again` were asked for once more.
+        """
         new = []
         for line in lines:
-            key = (line.at, line.line)
-            if key in self._lines:
+            place = (line.at, line.line)
+            if self.received.line(topic, place):
+                new.append(line.at)
+            elif again is None or place <= again:
                 self._measurements.failure("duplicate_line", f"at {line.at} line {line.line} in {topic}")
-                continue
-            self._lines[key] = None
-            new.append(line.at)
-            if len(self._lines) > SEEN_LINES:
-                del self._lines[next(iter(self._lines))]
         return new

@@ -4,6 +4,7 @@ One owner: nothing here locks. A wait that runs out leaves a half-read frame in 
 with it.
 """
 
+import socket
 import struct
 import time
 from contextlib import suppress
@@ -53,20 +54,24 @@ class LiveClosedError(Exception):
 class LiveSocket:
     """An open live socket."""
 
-    def __init__(self, host: str, ticket: str, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self, host: str, ticket: str, *, timeout_seconds: float = 10.0, receive_buffer_bytes: int | None = None
+    ) -> None:
         """Dial `host` (`http://127.0.0.1:8000`) with a ticket.
 
         Args:
             host: the server's http(s) address, which is the Origin too.
             ticket: as from `POST /api/live-tickets`.
             timeout_seconds: longest wait for any answer while opening, and for a send.
+            receive_buffer_bytes: of the kernel, so that the server soon feels a browser that reads slowly; None: as it is.
 
         Raises:
             LiveRefusedError: no connection, another status than 101, or another subprotocol.
         """
         parts = urlsplit(host)
         self._timeout_seconds = timeout_seconds
-        self._socket = _BoundedWebSocket(enable_multithread=False, skip_utf8_validation=True)
+        narrow = ((socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes),) if receive_buffer_bytes else ()
+        self._socket = _BoundedWebSocket(enable_multithread=False, skip_utf8_validation=True, sockopt=narrow)
         try:
             self._socket.connect(
                 f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}/ws/live?ticket={quote(ticket, safe='')}",
@@ -115,6 +120,10 @@ class LiveSocket:
             self.close(1003)
             raise LiveClosedError(1003, "the server sent a binary message")
         return bytes(data)
+
+    def cut(self) -> None:
+        """End the connection without a word, as a lost network does. Idempotent."""
+        self._socket.shutdown()
 
     def close(self, code: int = 1000) -> None:
         """Leave. Idempotent; waits at most `CLOSE_SECONDS` for the server's answer."""

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from loadtests import watch as watch_module
+from loadtests import received as received_module
 from loadtests.measure import ClockOffset
-from loadtests.recorded import Measurements, read_measurements
+from loadtests.recorded import ClockEstimate, Measurements, read_measurements
 from loadtests.watch import Watch
 from server.protocol.codec import encode
 from server.protocol.messages import (
@@ -36,7 +36,8 @@ class Visit:
         self.fired: list[dict[str, Any]] = []
         self.measurements = Measurements(lambda **told: self.fired.append(told))
         self.watch = Watch(self.measurements, ClockOffset())
-        self.topics = self.watch.ask("h", "1", ["1", "2"])
+        topics = ("fleet", "host:h", "container:1", "logs:1")
+        self.topics = self.watch.ask(topics, {"h": ["1", "2"]})
 
     def get(self, *events: LiveEvent) -> "Visit":
         """Receive events at `NOW_US`."""
@@ -85,7 +86,7 @@ def test_latency_is_in_the_servers_time() -> None:
         Metrics(topic="container:1", samples=(sample("1", NOW_US + 3_500_000),)),
     )
 
-    assert visit.watch.echoes == 1
+    assert visit.watch.echoed_us == NOW_US - 2_000
     assert visit.fired[-1]["response_time"] == 100.0
 
 
@@ -123,7 +124,7 @@ def test_tail_and_live_lines_meet_without_a_duplicate() -> None:
 
 def test_the_memory_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the bound the oldest line is forgotten, and the newest still known."""
-    monkeypatch.setattr(watch_module, "SEEN_LINES", 3)
+    monkeypatch.setattr(received_module, "SEEN_LINES", 3)
     visit = Visit().get(Logs(topic="logs:1", lines=tuple(line(at) for at in range(1, 6))))
 
     assert visit.get(Logs(topic="logs:1", lines=(line(1),))).failures == []
@@ -138,10 +139,11 @@ def test_the_memory_of_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
         Metrics(topic="container:1", samples=(sample("2", 1),)),
         Snapshot(topic="host:h", at=1, host=HostStatus(id="other", hostname="o", online=True, last_seen=1)),
         Snapshot(topic="host:h", at=1, containers=(container("9", "other"),)),
+        Snapshot(topic="container:1", at=1, containers=(container("2"),)),
         HostChange(topic="host:h", host=HOST, upserts=(container("9", "other"),)),
         Gap(topic="logs:2", dropped=1),
     ],
-    ids=["topic", "sample in host", "sample in container", "host", "container", "upsert", "gap"],
+    ids=["topic", "sample in host", "sample in container", "host", "container", "another container", "upsert", "gap"],
 )
 def test_what_was_not_asked_for_is_foreign(event: LiveEvent) -> None:
     """Another topic, host or container than the visit's is counted as a leak."""
@@ -173,9 +175,64 @@ def test_a_topic_without_an_answer_is_a_failure() -> None:
         *(Snapshot(topic=topic, at=1) for topic in ("fleet", "container:1")),
         Error(code="not_found", message="no", fatal=False, about=About(topic="host:h")),
     )
-    visit.watch.leave()
+    visit.watch.end()
 
     assert visit.failures == ["error", "no_snapshot"]
+
+
+def echo(sent_us: int) -> HeartbeatEcho:
+    """The answer to a heartbeat."""
+    return HeartbeatEcho(at=sent_us, server_time=sent_us)
+
+
+def test_a_topic_may_go_on_until_the_server_knows_that_it_was_left() -> None:
+    """What was under way when a topic was left is no leak; what comes after the next echo is."""
+    visit = Visit()
+    last = Metrics(topic="container:1", samples=())
+    visit.watch.leave(["container:1"], NOW_US)
+    assert visit.get(Snapshot(topic="container:1", at=1), last, echo(NOW_US - 1), last).failures == []
+
+    assert visit.get(echo(NOW_US), last).failures == ["foreign"]
+
+
+def test_a_topic_that_was_left_without_an_answer_is_a_failure() -> None:
+    """The echo comes after every answer that was asked for before."""
+    visit = Visit()
+    visit.watch.leave(["container:1"], NOW_US)
+
+    assert visit.get(echo(NOW_US)).failures == ["no_snapshot"]
+
+
+def test_a_paused_topic_must_not_go_on() -> None:
+    """Once the server knows, nothing comes until it is resumed, and then a snapshot."""
+    visit = Visit()
+    metrics = Metrics(topic="container:1", samples=())
+    visit.watch.pause(["container:1"], NOW_US)
+    assert visit.get(metrics).failures == []
+    assert visit.get(echo(NOW_US), metrics).failures == ["not_paused"]
+
+    visit.watch.resume(["container:1"])
+    assert visit.get(Snapshot(topic="container:1", at=1), metrics).failures == ["not_paused"]
+
+
+def test_a_log_that_is_read_again_repeats_only_what_was_asked_for() -> None:
+    """Lines behind the place may come once more, in the next snapshot alone."""
+    visit = Visit().get(Logs(topic="logs:1", lines=(line(1), line(2), line(3))))
+    visit.watch.resume(["logs:1"], since=(2, 0))
+    again = Snapshot(topic="logs:1", at=NOW_US, lines=(line(3), line(4)))
+    assert visit.get(again).failures == []
+
+    assert visit.get(Logs(topic="logs:1", lines=(line(3),))).failures == ["duplicate_line"]
+
+
+def test_the_best_heartbeat_tells_the_clock() -> None:
+    """The shortest round trip has the least room for error; both are recorded."""
+    visit = Visit().get(
+        HeartbeatEcho(at=NOW_US - 50_000, server_time=NOW_US),
+        HeartbeatEcho(at=NOW_US - 2_000, server_time=NOW_US + 4_000),
+    )
+
+    assert visit.measurements._recorded.clock == ClockEstimate(offset_us=5_000, error_us=1_000)
 
 
 def test_everything_is_in_the_file(tmp_path: Any) -> None:

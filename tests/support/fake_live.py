@@ -6,13 +6,16 @@ It shares the message types with the real server and nothing else.
 import asyncio
 import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+import jwt
 import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 
+from loadtests.answers import CHART_VALUES
 from server.protocol.codec import decode_live_request, encode
 from server.protocol.messages import (
     LIVE_SUBPROTOCOL,
@@ -24,12 +27,17 @@ from server.protocol.messages import (
     HostStatus,
     LiveEvent,
     LiveHeartbeat,
+    LiveRequest,
     LogLine,
     Logs,
     Metrics,
+    Pause,
+    Position,
+    Resume,
     Sample,
     Snapshot,
     Subscribe,
+    Unsubscribe,
 )
 
 HOST = HostStatus(id="host-00001", hostname="box", online=True, last_seen=1, containers=2)
@@ -42,6 +50,8 @@ CONTAINERS = tuple(
 SAMPLE_AGE_US = 50_000
 """How old samples and lines are when they are sent."""
 TICKS_PER_SECOND = 20
+STEP_US = 100_000
+"""Of charts."""
 
 
 @dataclass
@@ -50,16 +60,39 @@ class FakeLive:
 
     script: tuple[str, ...] = ("good",)
     user_token: str = "user-token"
+    """The only one that is taken; empty: any JWT is, and its subject kept."""
+    first_seen: dict[str, float] = field(default_factory=dict)
+    """When each subject first asked for a ticket, by the monotonic clock."""
     url: str = ""
     tickets: set[str] = field(default_factory=set)
     redeemed: int = 0
     origins: set[str] = field(default_factory=set)
     tails: set[int] = field(default_factory=set)
     subscribed: list[tuple[str, ...]] = field(default_factory=list)
+    unsubscribed: list[tuple[str, ...]] = field(default_factory=list)
+    paused: list[tuple[str, ...]] = field(default_factory=list)
+    resumed_since: list[Position | None] = field(default_factory=list)
     heartbeats: int = 0
+    samples: list[int] = field(default_factory=list)
+    """Times of what is stored of any container, for all connections together."""
+    lines: list[LogLine] = field(default_factory=list)
+    """What is stored of any container's log."""
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count()
+        for i in range(3):
+            self.lines.append(_line(_now_us() - 10**6, i))
+
+    def tick(self) -> None:
+        """Store what the agent reports next; of several connections only one makes a tick at a time."""
+        at = _now_us() - SAMPLE_AGE_US
+        if not self.samples or at > self.samples[-1] + 10_000:
+            self.samples.append(at)
+            self.lines += [_line(at, 0), _line(at, 1)]
+
+    def resumed_lines(self, since: Position | None) -> list[LogLine]:
+        """Stored lines behind a place."""
+        return [line for line in self.lines if since and (line.at, line.line) > (since.at, since.line)]
 
     def app(self) -> FastAPI:
         """The fake as an ASGI app."""
@@ -67,11 +100,18 @@ class FakeLive:
         app.add_api_route("/api/live-tickets", self._ticket, methods=["POST"])
         app.add_api_route("/api/hosts", self._hosts)
         app.add_api_route("/api/hosts/{host}/containers", self._containers)
+        app.add_api_route("/api/containers/{container}/metrics", self._chart)
+        app.add_api_route("/api/containers/{container}/logs", self._log)
         app.add_api_websocket_route("/ws/live", self._live)
         return app
 
     def _refuse(self, request: Request) -> Response | None:
-        good = request.headers.get("authorization") == f"Bearer {self.user_token}"
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        good = token == self.user_token
+        if not self.user_token:
+            subject = jwt.decode(token, options={"verify_signature": False})["sub"]
+            self.first_seen.setdefault(subject, time.monotonic())
+            good = True
         return None if good else Response(status_code=401)
 
     async def _ticket(self, request: Request) -> Response:
@@ -88,6 +128,20 @@ class FakeLive:
         if host != HOST.id:
             return Response(status_code=404)
         return self._refuse(request) or Response(encode({"containers": CONTAINERS}))
+
+    async def _chart(self, request: Request) -> Response:
+        """Of samples by the tenth of a second."""
+        since = int(request.query_params.get("from", 0))
+        counts = Counter(at // STEP_US for at in self.samples if at >= since // STEP_US * STEP_US)
+        at = sorted(counts)
+        values = dict.fromkeys(CHART_VALUES, [1.0] * len(at))
+        chart = {"step_seconds": STEP_US / 1e6, "at": [number * STEP_US for number in at], **values}
+        return self._refuse(request) or Response(encode({**chart, "samples": [counts[number] for number in at]}))
+
+    async def _log(self, request: Request) -> Response:
+        since = int(request.query_params["since"])
+        lines = [encode({"at": line.at, "line": line.line}) for line in self.lines if line.at >= since]
+        return self._refuse(request) or Response(b"".join(line + b"\n" for line in lines))
 
     async def _live(self, socket: WebSocket) -> None:
         self.origins.add(socket.headers.get("origin", ""))
@@ -108,66 +162,121 @@ class FakeLive:
 
 
 class _Connection:
+    """One live socket: each tick has a sample of each container and two lines of the log watched."""
+
     def __init__(self, fake: FakeLive, socket: WebSocket, act: str) -> None:
         self._fake = fake
         self._socket = socket
         self._act = act
+        self._topics: dict[str, bool] = {}
+        """And whether they go on."""
+        self._told_us: dict[str, int] = {}
+        self._line = 0
+        """How many of the stored lines were told, or need not be."""
+        self._metrics = self._log_frames = 0
 
     async def serve(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            stream: asyncio.Task[None] | None = None
+            stream = tasks.create_task(self._stream())
             try:
                 while True:
-                    match decode_live_request(await self._socket.receive_text()):
-                        case LiveHeartbeat(at=at) if self._act != "silent":
-                            self._fake.heartbeats += 1
-                            await self._send(HeartbeatEcho(at=at, server_time=_now_us()))
-                        case Subscribe(topics=topics, tail=tail):
-                            self._fake.subscribed.append(topics)
-                            self._fake.tails.add(tail)
-                            stream = tasks.create_task(self._stream(topics))
-                        case _:
-                            pass
+                    await self._answer(decode_live_request(await self._socket.receive_text()))
             except WebSocketDisconnect:
-                if stream:
-                    stream.cancel()
+                stream.cancel()
+
+    async def _answer(self, request: LiveRequest) -> None:
+        match request:
+            case LiveHeartbeat(at=at) if self._act != "silent":
+                self._fake.heartbeats += 1
+                await self._tell_all()  # what is stored was told before
+                await self._send(HeartbeatEcho(at=at, server_time=_now_us()))
+            case Subscribe(topics=topics, tail=tail):
+                self._fake.subscribed.append(topics)
+                for topic in topics:
+                    await self._begin(topic, tail)
+            case Unsubscribe(topics=topics):
+                self._fake.unsubscribed.append(topics)
+                for topic in topics:
+                    del self._topics[topic]
+            case Pause(topics=topics):
+                self._fake.paused.append(topics)
+                for topic in topics:
+                    self._topics[topic] = self._act == "not_paused"
+            case Resume(topics=topics, since=since):
+                self._fake.resumed_since.append(since)
+                self._metrics = 0
+                for topic in topics:
+                    lines = self._fake.resumed_lines(since)
+                    self._line = len(self._fake.lines)
+                    self._topics[topic] = True
+                    await self._send(Snapshot(topic=topic, at=_now_us(), lines=tuple(lines)))
+            case _:
+                pass
+
+    async def _begin(self, topic: str, tail: int) -> None:
+        kind, _, name = topic.partition(":")
+        now = _now_us()
+        snapshot = Snapshot(topic=topic, at=now)
+        if kind == "fleet":
+            summary = FleetSummary(hosts_online=1, hosts_offline=0, containers_running=2, containers=2, cpu=1, mem=1)
+            snapshot = Snapshot(topic=topic, at=now, fleet=summary)
+        elif kind == "host":
+            snapshot = Snapshot(topic=topic, at=now, host=HOST, containers=CONTAINERS)
+        elif kind == "logs":
+            self._fake.tails.add(tail)
+            self._line = len(self._fake.lines)
+            snapshot = Snapshot(topic=topic, at=now, lines=tuple(self._fake.lines[-tail:] if tail else ()))
+        await self._send(snapshot)
+        await self._misbehave(kind, topic, name)
+        self._topics[topic] = True
 
     async def _send(self, event: LiveEvent) -> None:
         await self._socket.send_text(encode(event).decode())
 
-    async def _stream(self, topics: tuple[str, ...]) -> None:
-        _, host, container, logs = topics
-        watched = container.partition(":")[2]
-        tail = tuple(_line(_now_us() - SAMPLE_AGE_US, i) for i in range(3))
+    async def _stream(self) -> None:
         with suppress(WebSocketDisconnect, RuntimeError):
-            summary = FleetSummary(hosts_online=1, hosts_offline=0, containers_running=2, containers=2, cpu=1, mem=1)
-            await self._send(Snapshot(topic="fleet", at=_now_us(), fleet=summary))
-            await self._send(Snapshot(topic=host, at=_now_us(), host=HOST, containers=CONTAINERS))
-            await self._send(Snapshot(topic=container, at=_now_us(), samples=(_sample(watched, _now_us() - 10**6),)))
-            await self._send(Snapshot(topic=logs, at=_now_us(), lines=tail))
-            await self._misbehave(host, container, logs, tail)
-            for tick in itertools.count():
-                at = _now_us() - SAMPLE_AGE_US
-                await self._send(Metrics(topic=host, samples=tuple(_sample(c.id, at) for c in CONTAINERS)))
-                await self._send(Metrics(topic=container, samples=(_sample(watched, at),)))
-                await self._send(Logs(topic=logs, lines=(_line(at, 0), _line(at, 1))))
-                if tick == 0:
-                    await self._send(Gap(topic=logs, dropped=5))
+            while True:
                 await asyncio.sleep(1 / TICKS_PER_SECOND)
+                self._fake.tick()
+                await self._tell_all()
 
-    async def _misbehave(self, host: str, container: str, logs: str, tail: tuple[LogLine, ...]) -> None:
-        match self._act:
-            case "bad_frame":
+    async def _tell_all(self) -> None:
+        for topic in [topic for topic, goes_on in self._topics.items() if goes_on]:
+            await self._tell(topic)
+
+    async def _tell(self, topic: str) -> None:
+        """Everything of a topic that was not told yet: the newest sample, every line."""
+        kind, _, name = topic.partition(":")
+        at = self._fake.samples[-1] if self._fake.samples else 0
+        if kind in {"host", "container"} and at > self._told_us.get(topic, 0):
+            self._told_us[topic] = at
+            containers = [c.id for c in CONTAINERS] if kind == "host" else [name]
+            self._metrics += kind == "container"
+            if kind == "host" or self._act != "lost_sample" or self._metrics <= 1:
+                await self._send(Metrics(topic=topic, samples=tuple(_sample(c, at) for c in containers)))
+        elif kind == "logs" and (lines := self._fake.lines[self._line :]):
+            self._line += len(lines)
+            self._log_frames += 1
+            if self._act not in {"gap", "lost_line"} or self._log_frames % 3:
+                await self._send(Logs(topic=topic, lines=tuple(lines)))
+            elif self._act == "gap":
+                await self._send(Gap(topic=topic, dropped=len(lines)))
+
+    async def _misbehave(self, kind: str, topic: str, name: str) -> None:
+        match self._act, kind:
+            case "bad_frame", "host":
                 await self._socket.send_text('{"type":"metrics","topic":7}')
-            case "duplicate_line":
-                await self._send(Logs(topic=logs, lines=tail[-1:]))
-            case "time_back":
-                watched = container.partition(":")[2]
-                await self._send(Metrics(topic=container, samples=(_sample(watched, _now_us() - 5 * 10**6),)))
-            case "foreign":
-                await self._send(Metrics(topic=host, samples=(_sample("999", _now_us()),)))
-            case "error":
+            case "duplicate_line", "logs":
+                await self._send(Logs(topic=topic, lines=(self._fake.lines[-1],)))
+            case "time_back", "container":
+                for at in (_now_us() - 10**6, _now_us() - 5 * 10**6):
+                    await self._send(Metrics(topic=topic, samples=(_sample(name, at),)))
+            case "foreign", "host":
+                await self._send(Metrics(topic=topic, samples=(_sample("999", _now_us()),)))
+            case "error", "host":
                 await self._send(Error(code="unavailable", message="no database", fatal=False))
+            case "close_4008" | "close_1011", "logs":
+                await self._socket.close(int(self._act.removeprefix("close_")), "it was not read")
             case _:
                 pass
 
