@@ -126,15 +126,18 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         await self.wait()
 
-    def cpu_seconds(self) -> float:
-        """CPU time that it has used, user and system; 0.0 once it is gone."""
-        if not self.running:
-            return 0.0
-        try:
-            times = psutil.Process(self.pid).cpu_times()
-        except psutil.Error:
-            return 0.0
-        return float(times.user + times.system)
+    def cpu_seconds(self) -> dict[int, float]:
+        """CPU time, user and system, of it and of each process that it started, by process id; empty once it is gone."""
+        found: dict[int, float] = {}
+        if self.running:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                first = psutil.Process(self.pid)
+                for process in (first, *first.children(recursive=True)):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        if process.status() != psutil.STATUS_ZOMBIE:
+                            times = process.cpu_times()
+                            found[process.pid] = float(times.user + times.system)
+        return found
 
     def tail(self) -> str:
         """The end of its log."""

@@ -23,6 +23,9 @@ def run(
         typer.Option(help="Run on this Postgres server, in a database made for the run. Default: a private one."),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where the results go.")] = Path("runs"),
+    locust_processes: Annotated[
+        int | None, typer.Option(help="Processes of Locust that share the users: ui.processes.")
+    ] = None,
 ) -> None:
     """Run a scenario and judge it: start Postgres, server, fleet and browsers, stop them, verify every row.
 
@@ -44,6 +47,8 @@ def run(
         if not equals:
             _fail(_USAGE, f"--set {item}: expected key=value")
         overrides[key] = value
+    if locust_processes is not None:
+        overrides["ui.processes"] = str(locust_processes)
     try:
         loaded = load(scenario, overrides)
         validate_thresholds(loaded)

@@ -19,7 +19,7 @@ from loadtests.measure import Latency, Series, now_us
 from loadtests.network import Network
 from loadtests.phases import phases
 from loadtests.probes.looks import Looks
-from loadtests.recorded import catalogue, read_measurements
+from loadtests.recorded import catalogue
 from loadtests.recorded import timed as users_timed
 from loadtests.result import Course, FaultDone, Result, summarise
 from loadtests.result_file import write_whole
@@ -27,7 +27,7 @@ from loadtests.sampling import Sampler
 from loadtests.stage import ServerUnderTest
 from loadtests.thresholds import Aborted, judge, statistics_of
 from loadtests.timed import Timed, Window
-from loadtests.users_process import MEASUREMENTS
+from loadtests.users_process import measured_by_users
 from simulator.scenario import Scenario
 from simulator.scenario_format import FAULTS
 
@@ -186,24 +186,32 @@ class Outcome:
 
     def _measure_users(self) -> None:
         try:
-            recorded = read_measurements(self.directory / MEASUREMENTS)
+            recorded = measured_by_users(self.directory)
         except (OSError, ValueError) as error:
-            self.invalid.append(f"the users left no measurements: {error}")
+            self.invalid.append(f"the users' measurements cannot be read: {error}")
             return
-        if not recorded.ended_at_us:
-            self.invalid.append("the users ended without a last word: what they measured is not whole")
-        found = catalogue([recorded])
+        processes = self.scenario.ui.processes
+        if len(recorded) < processes:
+            self.invalid.append(f"{processes - len(recorded)} of {processes} Locust processes left no measurements")
+        if cut_off := sum(not one.ended_at_us for one in recorded):
+            self.invalid.append(
+                f"{cut_off} of {processes} Locust processes ended without a last word: what they measured is not whole"
+            )
+        if not recorded:
+            return
+        found = catalogue(recorded)
         self.measured.update({name: found[name] for name in found if measurable(name, self.scenario)})
         self.timed.update(
-            {name: times for name, times in users_timed([recorded]).items() if measurable(name, self.scenario)}
+            {name: times for name, times in users_timed(recorded).items() if measurable(name, self.scenario)}
         )
 
     def _statistics_of_users(self) -> dict[str, Mapping[str, float]]:
         """What Locust wrote last; nothing before it wrote anything."""
         try:
-            found = catalogue([read_measurements(self.directory / MEASUREMENTS)])
+            recorded = measured_by_users(self.directory)
         except (OSError, ValueError):
             return {}
+        found = catalogue(recorded) if recorded else {}
         return {name: statistics_of(name, value) for name, value in found.items() if measurable(name, self.scenario)}
 
     def _write(self, name: str, found: Findings | AuditFindings) -> None:

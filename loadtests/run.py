@@ -131,7 +131,7 @@ class Run:
                 background.start(self._show(sampler, outcome.status))
                 background.start(self._watch_thresholds(fleet))
                 if users is not None:
-                    background.start(self._watch_cpu(users))
+                    background.start(self._watch_users(users, fleet))
                 await self._load(fleet, users, background)
                 outcome.load_ended_us = now_us()
                 rolling.stop()
@@ -264,17 +264,27 @@ class Run:
                 self._progress.say(f"threshold {aborted.threshold.key}: {aborted.reason}")
                 fleet.send(signal.SIGTERM)
 
-    async def _watch_cpu(self, users: Child) -> None:
-        """A Locust process that has no core left measures itself."""
+    async def _watch_users(self, users: Child, fleet: Child) -> None:
+        """A Locust process that has no core left measures itself, and one that is gone measures nothing."""
         loop = asyncio.get_running_loop()
-        busy = 0
+        workers = self._scenario.ui.processes
+        expected = workers if workers == 1 else workers + 1  # with the master, which has no users
+        busy, complete = 0, False
         while True:
             before, started = users.cpu_seconds(), loop.time()
             await asyncio.sleep(1.0)
-            used = users.cpu_seconds() - before
+            after = users.cpu_seconds()
+            if not fleet.running:
+                return  # they leave with it
+            used = max((seconds - before.get(pid, seconds) for pid, seconds in after.items()), default=0.0)
             busy = busy + 1 if used / (loop.time() - started) > MAX_GENERATOR_CPU else 0
             if busy == 5:
                 self._outcome.invalid.append(f"Locust used over {MAX_GENERATOR_CPU:.0%} of a core for 5 s")
+            if complete and len(after) < expected:
+                ended = expected - len(after)
+                self._outcome.invalid.append(f"{ended} of {expected} Locust processes ended during the load")
+                return
+            complete = complete or len(after) >= expected
 
     async def _show(self, sampler: Sampler, status: FleetStatus) -> None:
         begun = asyncio.get_running_loop().time()

@@ -40,6 +40,12 @@ prune_interval = "500ms"
 """
 
 
+TWO_PROCESSES = (
+    "--locust-processes", "2", "--set", "duration=9s", "--set", "ui.visit=2s", "--set", "ui.slow=1",
+    "--set", "ui.reconnecting=1", "--set", "actions.operators=2", "--set", "actions.per_second=4",
+)  # fmt: skip
+
+
 async def run(tmp_path: Path, text: str, *options: str) -> tuple[int, str, str]:
     """Run a scenario to its end."""
     path = tmp_path / "small.toml"
@@ -65,8 +71,8 @@ def left_behind(tmp_path: Path) -> list[str]:
 
 
 async def test_a_small_run_passes(tmp_path: Path, postgres_dsn: str) -> None:
-    """The whole loop: exit 0, a table of thresholds, a result that holds it, and nothing left behind."""
-    code, out, err = await run(tmp_path, SCENARIO, "--database-url", postgres_dsn)
+    """The whole loop, all kinds of users in two processes: exit 0, a table of thresholds, a result that holds it, no rest."""
+    code, out, err = await run(tmp_path, SCENARIO, "--database-url", postgres_dsn, *TWO_PROCESSES)
     made = result(tmp_path)
 
     assert code == 0, out + err
@@ -90,6 +96,14 @@ async def test_a_small_run_passes(tmp_path: Path, postgres_dsn: str) -> None:
     for name in ("ack_latency_ms", "live_latency_ms"):
         moments = made["metrics"][name]["moments"]
         assert sum(moment["count"] for moment in moments) == made["metrics"][name]["statistics"]["count"]
+    files = list((tmp_path / "runs" / "latest").glob("users-*.json"))
+    messages = [json.loads(file.read_text())["messages"] for file in files]
+    assert made["scenario"]["ui"]["processes"] == len(files) == 2
+    assert made["metrics"]["live_messages"]["statistics"]["count"] == sum(messages)
+    assert min(messages) > 0
+    for name in ("live_checks", "slow_live_latency_ms"):
+        assert made["metrics"][name]["statistics"]["count"] > 0
+    assert made["metrics"]["browser_clock_error_ms"]["statistics"]["value"] > 0
     assert left_behind(tmp_path) == []
 
 
@@ -202,6 +216,23 @@ async def test_a_wrong_scenario_exits_2(tmp_path: Path, text: str, words: list[s
     assert all(word in err for word in words), err
     assert out == ""
     assert not (tmp_path / "runs").exists()
+
+
+async def test_a_worker_that_dies_makes_the_run_invalid(tmp_path: Path, postgres_dsn: str) -> None:
+    """What it measured last is missing, so the figures say nothing."""
+    path = tmp_path / "small.toml"
+    path.write_text(SCENARIO)
+    process = await start("run", str(path), "--database-url", postgres_dsn, *TWO_PROCESSES, cwd=tmp_path)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not (files := list((tmp_path / "runs").glob("*/users-*.json"))):
+            await asyncio.sleep(0.1)
+    psutil.Process(int(files[0].stem.rpartition("-")[2])).kill()
+    code, out, err = await outcome(process)
+
+    assert code == 12, out + err
+    assert "1 of 3 Locust processes ended during the load" in out
+    assert "1 of 2 Locust processes ended without a last word" in out
+    assert left_behind(tmp_path) == []
 
 
 async def test_a_missing_database_exits_3(tmp_path: Path) -> None:

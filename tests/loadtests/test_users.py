@@ -3,10 +3,13 @@
 import asyncio
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
-from loadtests.recorded import Recorded, catalogue, read_measurements
-from tests.support.fake_live import HOST, SAMPLE_AGE_US, FakeLive, serve_live
+from loadtests.measure import Latency
+from loadtests.recorded import catalogue, read_measurements
+from server.db.embedded import free_port
+from tests.support.fake_live import SAMPLE_AGE_US, FakeLive, serve_live
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 60
@@ -31,33 +34,35 @@ async def run_locust(arguments: list[str], environ: dict[str, str]) -> tuple[int
     return process.returncode, output.decode()
 
 
-async def browse(fake: FakeLive, file: Path, *, seconds: int, visit_seconds: float) -> tuple[int, str, Recorded]:
-    """Let three browsers visit `fake`."""
-    code, output = await run_locust(
-        [
-            "--headless", "-u", "3", "-r", "3", "-t", f"{seconds}s", "--host", fake.url,
-            "--visit-seconds", str(visit_seconds), "--only-summary",
-        ],
-        {"SEATRIAL_USER_TOKEN": fake.user_token, "SEATRIAL_MEASUREMENTS": str(file)},
-    )  # fmt: skip
-    return code, output, read_measurements(file)
+def environ(file: Path, **more: str) -> dict[str, str]:
+    """Variables of a Locust that mints tokens and leaves its measurements."""
+    return {"SEATRIAL_JWT_SECRET": "s" * 32, "SEATRIAL_MEASUREMENTS": str(file)} | more
 
 
-async def test_browsers_measure_a_good_server(tmp_path: Path) -> None:
-    """Visits come and go with a new ticket each, nothing fails, and latencies are counted from the samples' own time."""
-    async with serve_live(FakeLive()) as fake:
-        code, output, recorded = await browse(fake, tmp_path / "measured.json", seconds=5, visit_seconds=1)
+def files_of(directory: Path) -> list[Path]:
+    """Measurements of workers."""
+    return list(directory.glob("measured-*.json"))
+
+
+async def test_browsers_measure_a_good_server_in_a_shape(tmp_path: Path) -> None:
+    """They come step by step, each visit has a ticket of its own, nothing fails, latencies count from the samples' time."""
+    async with serve_live(FakeLive(user_token="")) as fake:
+        code, output = await run_locust(
+            ["--headless", "-u", "3", "-r", "3", "-t", "6s", "--host", fake.url, "--visit-seconds", "1"],
+            environ(tmp_path / "measured.json", SEATRIAL_SHAPE="stairs:steps=3,step=1s"),
+        )
+    recorded = read_measurements(tmp_path / "measured.json")
 
     assert recorded.failures == {}, output
     assert code == 0, output
     assert recorded.foreign == 0
     assert recorded.visits == fake.redeemed >= 6
-    assert recorded.gaps >= 3
-    assert recorded.dropped_lines == 5 * recorded.gaps
+    assert recorded.checked >= 1
     assert fake.origins == {fake.url}
-    assert fake.tails == {200}
-    assert {topics[:2] for topics in fake.subscribed} == {("fleet", f"host:{HOST.id}")}
-    assert fake.heartbeats >= 2 * len(fake.subscribed)
+    assert fake.heartbeats > fake.redeemed
+    came = sorted(fake.first_seen.values())
+    assert len(came) == 3
+    assert came[2] - came[0] > 1.0  # Locust looks at the shape once a second
     measured = catalogue([recorded])
     messages = measured["live_messages"]
     assert isinstance(messages, float)
@@ -66,25 +71,35 @@ async def test_browsers_measure_a_good_server(tmp_path: Path) -> None:
         latency = measured[name]
         assert not isinstance(latency, float)
         statistics = latency.statistics()
-        assert statistics["count"] > 50
+        assert statistics["count"] > 20
         assert statistics["p50"] * 1000 >= SAMPLE_AGE_US * 0.999
         assert statistics["max"] < LIMIT_SECONDS * 1000
 
 
-async def test_browsers_notice_what_a_server_does_wrong(tmp_path: Path) -> None:
-    """A frame of wrong shape, a line sent twice, time going back, a foreign container and close 4001 are failures."""
-    wrongs = ("bad_frame", "duplicate_line", "time_back", "foreign", "error", "close_4001")
-    async with serve_live(FakeLive(script=wrongs)) as fake:
-        code, output, recorded = await browse(fake, tmp_path / "measured.json", seconds=8, visit_seconds=0.3)
+async def test_several_processes_share_the_users_and_lose_nothing(tmp_path: Path) -> None:
+    """Each user is there once, under a name of its own, and what the workers measured adds up to what the server saw."""
+    port = str(free_port())
+    async with serve_live(FakeLive(user_token="")) as fake:
+        code, output = await run_locust(
+            [
+                "--headless", "-u", "4", "-r", "4", "-t", "4s", "--host", fake.url, "--visit-seconds", "1",
+                "--processes", "2", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port,
+            ],
+            environ(tmp_path / "measured.json", SEATRIAL_SLOW_BROWSERS="1", SEATRIAL_RECONNECTING_BROWSERS="1"),
+        )  # fmt: skip
+    recorded = [read_measurements(path) for path in files_of(tmp_path)]
+    kinds = Counter(subject.split("-")[1] for subject in fake.first_seen)
 
-    assert code == 1, output
-    rounds = fake.redeemed // len(wrongs)
-    assert rounds >= 1, output
-    assert set(recorded.failures) == {*wrongs, "closed"} - {"close_4001"}
-    assert all(count >= rounds for count in recorded.failures.values()), recorded.failures
-    assert recorded.foreign == recorded.failures["foreign"]
-    assert recorded.closes == {"4001": recorded.failures["closed"]}
-    assert "a log line came twice" in output
+    assert code == 0, output
+    assert kinds == {"UiSubscriber": 2, "SlowBrowser": 1, "ReconnectingBrowser": 1}
+    assert len(recorded) == 2
+    assert all(one.ended_at_us and one.visits for one in recorded)
+    assert sum(one.visits for one in recorded) == fake.redeemed
+    live = [Latency.decode([one.latencies["live_latency_ms"]]).count for one in recorded]
+    merged = catalogue(recorded)["live_latency_ms"]
+    assert isinstance(merged, Latency)
+    assert merged.count == sum(live) > 0
+    assert not (tmp_path / "measured.json").exists()
 
 
 async def test_refused_tickets_are_failures(tmp_path: Path) -> None:
@@ -99,6 +114,18 @@ async def test_refused_tickets_are_failures(tmp_path: Path) -> None:
     assert code == 1, output
     assert recorded.visits == 0
     assert recorded.failures.keys() == {"http"}
+
+
+async def test_a_wrong_shape_is_told() -> None:
+    """The variable, what it holds, and what was expected; nothing starts."""
+    code, output = await run_locust(
+        ["--headless", "-t", "1s", "--host", "http://127.0.0.1:1"],
+        {"SEATRIAL_USER_TOKEN": "t", "SEATRIAL_SHAPE": "stears:steps=3"},
+    )
+
+    assert code != 0
+    assert "SEATRIAL_SHAPE: stears: unknown shape; did you mean stairs?" in output
+    assert "Traceback" not in output
 
 
 async def test_without_a_token_locust_says_what_to_set() -> None:
