@@ -106,7 +106,7 @@ async def test_refused_tickets_are_failures(tmp_path: Path) -> None:
     """A token that the server does not take shows as failed requests, and no visit is counted."""
     async with serve_live(FakeLive()) as fake:
         code, output = await run_locust(
-            ["--headless", "-u", "1", "-t", "4s", "--host", fake.url],
+            ["--headless", "-u", "1", "-t", "3s", "--host", fake.url],
             {"SEATRIAL_USER_TOKEN": "another", "SEATRIAL_MEASUREMENTS": str(tmp_path / "measured.json")},
         )
 
