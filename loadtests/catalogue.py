@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from loadtests.probes.catalogue import PROCESS_SERIES, SERIES
 from loadtests.recorded import CHART_RANGES, LATENCIES
+from simulator.fault_kinds import FLEET_FAULTS
 from simulator.scenario import Scenario
 
-CUTS = ("server_kill", "server_term", "resets")
+CUTS = ("server_kill", "server_term", "resets", "disconnect", "reconnect_storm")
 """Faults that end connections of agents."""
 
 STATISTICS: dict[str, tuple[str, ...]] = {
@@ -54,6 +55,9 @@ def _needs(series: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ..
 
 METRICS: dict[str, Metric] = {
     "ack_latency_ms": Metric("ms", "latency", "From a batch's intended time to its ack at the agent: it is committed."),
+    "bystander_ack_latency_ms": Metric(
+        "ms", "latency", "The same, of the agents that no fault of the fleet strikes.", needs_fault=FLEET_FAULTS
+    ),
     "live_latency_ms": Metric("ms", "latency", "From a sample's own time to its receipt by a browser.", (), _WATCHING),
     "log_latency_ms": Metric(
         "ms",
@@ -121,6 +125,19 @@ METRICS: dict[str, Metric] = {
         "", "count", "Connections of agents that ended otherwise than by the agent's own leave."
     ),
     "handshakes_refused": Metric("", "count", "Handshakes of agents that the server refused with an HTTP status."),
+    "rows_rejected": Metric("rows", "count", "Rows that acks named or counted as not stored."),
+    "fleet_faults": Metric(
+        "",
+        "count",
+        "How often the fleet's own faults happened: connections struck, frames sent, dials made.",
+        needs_fault=FLEET_FAULTS,
+    ),
+    "impostors_welcomed": Metric(
+        "",
+        "count",
+        "Second machines and copies that the server welcomed as an agent that was connected.",
+        needs_fault=("duplicate_identity", "cloned_epoch"),
+    ),
     "pulses": Metric("", "count", "Newest values that agents sent for live views while batches had to wait."),
     "server_restarts": Metric("", "count", "Times that the runner started the server again."),
     "server_failures": Metric(
@@ -188,6 +205,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
         "ack_latency_ms", "schedule_lag_ms", "resends", "batches_dropped", "batches_unsettled", "connections_lost",
         "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share",
         "agents_clock_offset_ms",
+        "bystander_ack_latency_ms", "rows_rejected", "fleet_faults", "impostors_welcomed",
     ),
     "users.json": (
         *LATENCIES, "chart_query_ms", "log_lines_downloaded", "live_messages", "live_foreign", "live_violations",
@@ -220,6 +238,7 @@ _AT_THE_END = frozenset(
         *_SOURCES["audit.json"], "ledger_verified_fraction", "batches_unsettled", "connections_lost",
         "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share", "insert_batch_ms",
         "connection_resets", "withheld_bytes", "agents_clock_offset_ms",
+        "bystander_ack_latency_ms", "rows_rejected", "fleet_faults", "impostors_welcomed",
     }
 )  # fmt: skip
 

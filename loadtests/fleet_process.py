@@ -55,6 +55,9 @@ def make_fleet(
     ]  # fmt: skip
     if history is not None:
         arguments += ["--continue", str(history)]
+    for fault in scenario.faults:
+        if fault.of_fleet:
+            arguments += ["--fault", fault.option()]
     if not endless:
         arguments += ["--duration", f"{scenario.duration_seconds:g}s"]
     environ = outer_environment() | {"SEATRIAL_JWT_SECRET": server.secret}

@@ -15,6 +15,7 @@ from server.protocol.close_codes import CloseCode
 from simulator.intervals import Interval
 
 _NEVER_US = 2**63
+LATENCIES = ("ack_latency_ms", "bystander_ack_latency_ms", "schedule_lag_ms")
 BACK = 0.99
 """Share of the fleet that must stream again for it to be back."""
 
@@ -33,6 +34,22 @@ def read_report(path: Path) -> dict[str, Any]:
     return found
 
 
+def fleet_faults(report: Mapping[str, Any]) -> list[FaultDone]:
+    """The faults that the fleet brought about itself, as they happened; those that did not are among its `invalid`."""
+    return [
+        FaultDone(
+            at_us=fault["begun_us"],
+            ended_at_us=fault["ended_us"],
+            kind=fault["kind"],
+            detail=", ".join(
+                f"{count} {what}" for what, count in ({"agents": fault["agents"]} | fault["counts"]).items()
+            ),
+        )
+        for fault in report["faults"]
+        if not fault["missed"]
+    ]
+
+
 def catalogue(report: Mapping[str, Any], faults: Sequence[FaultDone]) -> dict[str, Latency | Series | float]:
     """The report's figures, by the names of the catalogue.
 
@@ -43,7 +60,10 @@ def catalogue(report: Mapping[str, Any], faults: Sequence[FaultDone]) -> dict[st
     closes: Mapping[str, int] = report["closes"]
     settled = batches["acked"] + batches["dropped"]
     return {
-        **{name: Latency.decode([report[name]["hdr"]]) for name in ("ack_latency_ms", "schedule_lag_ms")},
+        **{name: Latency.decode([report[name]["hdr"]]) for name in LATENCIES},
+        "rows_rejected": float(sum(report["rejected"].values())),
+        "fleet_faults": float(sum(fault["happened"] for fault in report["faults"])),
+        "impostors_welcomed": float(sum(fault["counts"].get("welcomed", 0) for fault in report["faults"])),
         "resends": float(batches["resent"]),
         "batches_dropped": float(batches["dropped"]),
         "batches_unsettled": float(batches["produced"] - settled),

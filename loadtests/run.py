@@ -126,7 +126,7 @@ class Run:
                 background.start(sampler.run())
                 checking = background.start(rolling.run())
                 background.start(self._watch_server(server, sampler))
-                for fault in scenario.faults:
+                for fault in (fault for fault in scenario.faults if not fault.of_fleet):
                     background.start(self._break(Faults(server, postgres, network), fault))
                 background.start(self._show(sampler, outcome.status))
                 background.start(self._watch_thresholds(fleet))

@@ -107,14 +107,15 @@ class Verifier:
             if header.continues_us is not None and (header.seed, header.org, header.t0_us) not in known:
                 raise LedgerError(f"{path}: continues a history: expected the ledger of its backfill too")
         # Log lines lie up to an interval before their tick.
-        return min(h.t0_us - h.interval_us for h in headers), max(h.interval_us for h in headers)
+        starts = (h.t0_us - h.interval_us + h.clock_ahead_us[0] for h in headers)
+        return min(starts), max(h.interval_us for h in headers)
 
     def last_at_us(self) -> int:
         """When everything that the ledgers tell of ends, in Unix microseconds, exclusive."""
         for reader in self._readers:
             reader.poll()
-        ends = [reader.progress_us + 2 * reader.header.interval_us for reader in self._readers if reader.header]
-        return max(ends, default=0)
+        headers = [(reader.progress_us, reader.header) for reader in self._readers if reader.header]
+        return max((told + 2 * h.interval_us + h.clock_ahead_us[1] for told, h in headers), default=0)
 
     def executed(self) -> Counter[str]:
         """How many times the fleet carried out each command, by action id, as far as the ledgers tell."""
@@ -257,7 +258,7 @@ class Verifier:
         # A tick is made an interval late at most, and its log lines lie up to an interval before it.
         return min(
             (
-                reader.progress_us - 2 * reader.header.interval_us
+                reader.progress_us - 2 * reader.header.interval_us + reader.header.clock_ahead_us[0]
                 for reader in self._readers
                 if reader.header is not None and _behind(reader, moment)
             ),

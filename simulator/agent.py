@@ -14,6 +14,7 @@ from server.protocol.messages import (
     PROTOCOL_VERSION,
     Ack,
     Action,
+    ActionReport,
     ActionResult,
     AgentCommand,
     AgentHeartbeat,
@@ -35,7 +36,7 @@ from simulator.backoff import Backoff
 from simulator.clock_offset import ClockOffset
 from simulator.delivery import Delivery
 from simulator.hosts import Host
-from simulator.ledger import Limits
+from simulator.ledger import ClockRecord, Limits
 from simulator.link import Link
 from simulator.orders import Orders
 from simulator.services import Services, Timer
@@ -110,6 +111,11 @@ class Agent:
         return self._welcomed and self.delivery.streaming
 
     @property
+    def number(self) -> int:
+        """Of its host."""
+        return self._host.agent
+
+    @property
     def phase_us(self) -> int:
         """How long after the start of the timeline its own one begins."""
         return self._host.phase_us
@@ -160,6 +166,13 @@ class Agent:
             if link is not None:
                 link.abort()
 
+    def set_clock(self, ahead_us: int) -> None:
+        """From the next tick on its clock is ahead by so much, for its rows and for all else that it says."""
+        first = self.delivery.tick + 1
+        self._host.clock.set(first, ahead_us)
+        self._services.record(ClockRecord(agent=self._host.agent, tick=first, ahead_us=ahead_us))
+        self.offset = ClockOffset()  # what was measured by the other clock says nothing now
+
     # ------------------------------------------------------------ the connection's life
 
     def _dial(self) -> None:
@@ -202,7 +215,8 @@ class Agent:
         self._opened_at = self._heard_at = services.now_us()
         self.delivery.close()
         self._wait(WELCOME_SECONDS, self._no_welcome)
-        link.send(encode(self._hello()))
+        self._following = self._refs()[CONTAINERS_PER_FRAME:]
+        link.send(encode(self.hello(self._orders.retell())))
 
     def on_close(self, link: Link, code: int, reason: str, *, by_peer: bool) -> None:
         """See `Session`."""
@@ -248,7 +262,7 @@ class Agent:
             link.abort()
             return
         if not link.full:
-            link.send(encode(AgentHeartbeat(at=now)))
+            link.send(encode(AgentHeartbeat(at=self._clock_us(now))))
         self._wait(self._heartbeat, self._beat)
 
     def _wait(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -297,7 +311,7 @@ class Agent:
             case ResultAck():
                 self._orders.acknowledged(message.action_id)
             case HeartbeatEcho():
-                self.offset.take(message.at, message.server_time, self._heard_at)
+                self.offset.take(message.at, message.server_time, self._clock_us(self._heard_at))
             case TokenExpiring():
                 if not self._dialling:
                     since = (self._heard_at - self._dialled_at) / 1e6
@@ -317,7 +331,7 @@ class Agent:
         if welcome.limits.log_text_bytes != self._log_text_bytes:
             self._log_text_bytes = welcome.limits.log_text_bytes
             services.record(Limits(log_text_bytes=self._log_text_bytes))
-        self.offset.take(self._opened_at, welcome.server_time, self._heard_at)
+        self.offset.take(self._clock_us(self._opened_at), welcome.server_time, self._clock_us(self._heard_at))
         if self._old is not None:
             self._old.close(CloseCode.NORMAL, "superseded")
         self._heartbeat = float(welcome.heartbeat_seconds)
@@ -338,7 +352,8 @@ class Agent:
             self.delivery.refuse(about.seq)
 
     def _on_action(self, action: Action) -> None:
-        delay = self._orders.take(action, self._services.now_us() + self.offset.server_ahead_us)
+        now = self._clock_us(self._services.now_us())
+        delay = self._orders.take(action, now + self.offset.server_ahead_us)
         if delay is None:
             self._tell()
         else:
@@ -366,7 +381,7 @@ class Agent:
             told = self._host.inventory(refs, self.delivery.tick if tick is None else tick)
             upserts = tuple(container for container in told if container.state != "removed")
             removed = tuple(container.ref for container in told if container.state == "removed")
-            link.send(encode(Inventory(at=self._services.now_us(), upserts=upserts, removed=removed)))
+            link.send(encode(Inventory(at=self._clock_us(self._services.now_us()), upserts=upserts, removed=removed)))
         while orders.untold and not link.full:
             report = orders.result(orders.untold.pop())
             if report is not None:
@@ -381,10 +396,10 @@ class Agent:
                     )
                 )
 
-    def _hello(self) -> Hello:
+    def hello(self, results: tuple[ActionReport, ...] = ()) -> Hello:
+        """What the agent says of itself now, with results that are not acknowledged."""
         host, delivery = self._host, self.delivery
-        refs = host.lives.refs(delivery.oldest_tick, delivery.tick + 1)
-        self._following = refs[CONTAINERS_PER_FRAME:]
+        refs = self._refs()
         return Hello(
             protocol=PROTOCOL_VERSION,
             epoch=self.epoch_id,
@@ -396,8 +411,8 @@ class Agent:
             hostname=host.hostname,
             cores=host.cores,
             containers=self._containers(refs[:CONTAINERS_PER_FRAME]),
-            containers_follow=bool(self._following),
-            unacknowledged_results=self._orders.retell(),
+            containers_follow=len(refs) > CONTAINERS_PER_FRAME,
+            unacknowledged_results=results,
         )
 
     def _send_other_containers(self, link: Link) -> None:
@@ -405,11 +420,19 @@ class Agent:
         refs, self._following = self._following, []
         for start in range(0, len(refs), CONTAINERS_PER_FRAME):
             part = Inventory(
-                at=self._services.now_us(),
+                at=self._clock_us(self._services.now_us()),
                 upserts=self._containers(refs[start : start + CONTAINERS_PER_FRAME]),
                 snapshot="last" if start + CONTAINERS_PER_FRAME >= len(refs) else "part",
             )
             link.send(encode(part))
 
+    def _refs(self) -> list[int]:
+        """The containers that there are, and those that a held batch mentions."""
+        return self._host.lives.refs(self.delivery.oldest_tick, self.delivery.tick + 1)
+
     def _containers(self, refs: list[int]) -> tuple[Container, ...]:
         return tuple(self._host.inventory(refs, self.delivery.tick))
+
+    def _clock_us(self, now_us: int) -> int:
+        """What its own clock says at a moment."""
+        return now_us + self._host.clock.newest_us

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -10,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from simulator.plan import Plan, Workload
+    from simulator.scenario_faults import Fault
     from simulator.status import Status
 
 _USAGE, _ENVIRONMENT, _INVALID, _INTERRUPTED = 2, 3, 12, 130
@@ -75,6 +77,10 @@ def simulate(
     refused_retry: Annotated[
         str, typer.Option(help="Shortest pause after 401, 403 or 45xx; the longest is twice it.")
     ] = "5m",
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="Let something go wrong: disconnect:at=10s,fraction=0.1. May be given any number of times."),
+    ] = None,
     i_own_this: Annotated[bool, typer.Option("--i-own-this", help="Allow a server on another machine.")] = False,
 ) -> None:
     """Simulate a fleet of agents against a server.
@@ -82,12 +88,14 @@ def simulate(
     Exit code: 0 done, 2 wrong usage, 3 no agent could ever connect, 12 the fleet itself was the bottleneck, 130
     interrupted.
     """
+    from simulator.fault_option import parse_faults
     from simulator.ledger import ledger_files
     from simulator.link import Transport
     from simulator.plan import Plan, PlanError, Workload, agent_url, parse_shard
     from simulator.processes import check_processes
     from simulator.profiles import DEFAULT_MIX, MixError, parse_mix
     from simulator.recording import RecordingError
+    from simulator.scenario_format import ScenarioError
     from simulator.sources import check_usable
     from simulator.sources import source_addresses as sources
 
@@ -99,6 +107,7 @@ def simulate(
         except MixError as error:
             raise PlanError("profiles", profiles, str(error)) from None
         duration_us = None if duration is None else _micros("duration", duration)
+        faults = parse_faults(fault or (), None if duration_us is None else duration_us / 1e6, agents)
         if describe:
             workload = Workload(
                 agents=agents,
@@ -110,7 +119,7 @@ def simulate(
                 profiles=mix,
                 churn_per_hour=churn_per_hour,
             )
-            _describe(workload, duration_us, scenario, as_json=as_json)
+            _describe(workload, duration_us, faults, scenario, as_json=as_json)
             return
         if transport not in tuple(Transport):
             raise PlanError("transport", transport, " or ".join(Transport))
@@ -144,6 +153,7 @@ def simulate(
             spool_us=spool_us,
             refused_seconds=(refused_seconds, 2 * refused_seconds),
             split_cpu=split_cpu,
+            faults=faults,
         )
         check_processes(plan, processes)
         check_usable(plan.source_addresses)
@@ -155,26 +165,27 @@ def simulate(
             if path.exists():
                 raise PlanError("ledger", path, "a file that does not exist yet")
         code = _run(plan, processes, ledger, report, start_us, as_json=as_json, metrics_port=metrics_port)
-    except (PlanError, RecordingError) as error:
+    except (PlanError, RecordingError, ScenarioError) as error:
         _fail(_USAGE, str(error))
     raise typer.Exit(code)
 
 
-def _describe(workload: "Workload", duration_us: int | None, scenario: Path | None, *, as_json: bool) -> None:
+def _describe(
+    workload: "Workload", duration_us: int | None, faults: Sequence["Fault"], scenario: Path | None, *, as_json: bool
+) -> None:
     import msgspec
 
     from simulator.describe import describe, workload_of
     from simulator.scenario import ScenarioError, load
 
-    duration_seconds, faults = None if duration_us is None else duration_us / 1e6, list[str]()
+    duration_seconds = None if duration_us is None else duration_us / 1e6
     if scenario is not None:
         try:
             loaded = load(scenario)
         except ScenarioError as error:
             _fail(_USAGE, str(error))
-        workload, duration_seconds = workload_of(loaded), loaded.duration_seconds
-        faults = [fault.describe() for fault in loaded.faults]
-    told = describe(workload, duration_seconds, faults)
+        workload, duration_seconds, faults = workload_of(loaded), loaded.duration_seconds, loaded.faults
+    told = describe(workload, duration_seconds, [fault.describe() for fault in faults])
     typer.echo(msgspec.json.encode(told).decode() if as_json else "\n".join(told.lines()))
 
 

@@ -33,7 +33,8 @@ class Delivery:
     """
 
     __slots__ = (
-        "_host", "_link", "_max_frame_bytes", "_number", "_remade", "_resync_at", "_services", "_spool", "_window", "epoch",
+        "_hollow", "_host", "_link", "_mapped", "_max_frame_bytes", "_number", "_remade", "_resync_at", "_services", "_spool",
+        "_window", "epoch",
         "noted", "streaming", "tick",
     )  # fmt: skip
 
@@ -43,6 +44,10 @@ class Delivery:
         self._link: Link | None = None
         self._window = Window(batches=1, bytes=1)
         self._max_frame_bytes = 0
+        self._hollow: list[range] = []
+        """Seqs of batches without rows: see `flood`."""
+        self._mapped = False
+        """Whether the ledger knows already which seq belongs to the next tick."""
         self._remade: dict[int, tuple[Metric, ...]] = {}
         self._resync_at: int | None = None
         self.epoch = 0
@@ -55,6 +60,11 @@ class Delivery:
     def backlog(self) -> int:
         """Batches that are not acknowledged."""
         return len(self._spool)
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """The server's limit of a frame; 0 before the first welcome."""
+        return self._max_frame_bytes
 
     @property
     def oldest(self) -> int:
@@ -84,7 +94,8 @@ class Delivery:
         batch = Batch(seq=spool.produced + 1, oldest=spool.first, at=host.at(tick), metrics=metrics, logs=logs)
         frame = encode(batch)
         seq = spool.add(tick, len(frame))
-        if tick != self.tick + 1 or seq == 1:
+        if tick != self.tick + 1 or not self._mapped:
+            self._mapped = True
             self._services.record(Map(agent=self._number, epoch=self.epoch, seq=seq, tick=tick))
         self.tick = tick
         counts.batches_produced += 1
@@ -95,13 +106,40 @@ class Delivery:
         self._send(seq if batch.oldest == spool.first else None, frame)
         return metrics if spool.sent < seq else None
 
-    def _send(self, ready: int | None = None, frame: bytes = b"") -> None:
-        """Send what is due and fits into the window. `frame` is that of the seq `ready`; others are made again."""
+    def flood(self, batches: int) -> int:
+        """Send all that is held and so many batches without rows behind it, whatever the window is.
+
+        They are numbered, held and sent again like any other.
+
+        Returns:
+            How many went past the window; 0 also where nothing could be sent.
+        """
+        if self._link is None or not self._spool.produced:
+            return 0
+        spool, counts = self._spool, self._services.counts
+        self._hollow = [seqs for seqs in self._hollow if seqs.stop > spool.first]
+        first = spool.produced + 1
+        self._hollow.append(range(first, first + batches))
+        self._services.record(Map(agent=self._number, epoch=self.epoch, seq=first, tick=None))
+        self._mapped = False
+        for seq in self._hollow[-1]:
+            spool.add(self.tick, len(self._hollow_frame(seq, self.tick)))
+        counts.batches_produced += batches
+        self._note()
+        return self._send(past_window=True)
+
+    def _send(self, ready: int | None = None, frame: bytes = b"", *, past_window: bool = False) -> int:
+        """Send what is due and fits into the window. `frame` is that of the seq `ready`; others are made again.
+
+        Returns:
+            How many did not fit, and went all the same because of `past_window`.
+        """
         link, spool, counts = self._link, self._spool, self._services.counts
+        past = 0
         if link is None:
-            return
+            return past
         while (seq := spool.next_to_send()) is not None and not link.full:
-            if not spool.fits(spool.bytes_of(seq) - _OLDEST_DIGITS, self._window):
+            if not past_window and not spool.fits(spool.bytes_of(seq) - _OLDEST_DIGITS, self._window):
                 break  # made in vain on each tick while the window is full, it would be an overload's second load
             data = frame if seq == ready else self._frame(seq)
             if len(data) > self._max_frame_bytes:
@@ -109,17 +147,22 @@ class Delivery:
                 self._note()
                 continue
             if not spool.fits(len(data), self._window):
-                break
+                if not past_window:
+                    break
+                past += 1
             link.send(data)
             counts.batches_sent += 1
             counts.batches_resent += spool.on_its_way(len(data))
             counts.bytes_sent += len(data)
             self._note()
+        return past
 
     def _frame(self, seq: int) -> bytes:
         """The frame of a batch that is held, made again: only its `oldest` may differ from the time before."""
         spool, host = self._spool, self._host
         tick = spool.tick_of(seq)
+        if self._is_hollow(seq):
+            return self._hollow_frame(seq, tick)
         metrics = self._remade.pop(tick, None)
         if metrics is None and tick == self.tick:
             metrics = host.metrics(tick)  # alone, as after the first hello: it stands in the block yet
@@ -129,6 +172,12 @@ class Delivery:
             self._remade = dict(zip(ticks, host.metrics_of(ticks), strict=True))
             metrics = self._remade.pop(tick)
         return encode(Batch(seq=seq, oldest=spool.first, at=host.at(tick), metrics=metrics, logs=host.logs(tick)))
+
+    def _hollow_frame(self, seq: int, tick: int) -> bytes:
+        return encode(Batch(seq=seq, oldest=self._spool.first, at=self._host.at(tick)))
+
+    def _is_hollow(self, seq: int) -> bool:
+        return any(seq in seqs for seqs in self._hollow)
 
     # ------------------------------------------------------------ what the server says
 
@@ -201,12 +250,14 @@ class Delivery:
 
     def _settle(self, seq: int, at_us: int) -> None:
         services, host, spool = self._services, self._host, self._spool
+        first = spool.first
         ticks = spool.ack(seq)
         if not ticks:
             return
         services.counts.batches_acked += len(ticks)
-        for tick in ticks:
-            services.acked(host.due(tick), at_us)
+        for settled, tick in enumerate(ticks, first):
+            if not (self._hollow and self._is_hollow(settled)):
+                services.acked(self._number, host.due(tick), at_us)
         host.forget(spool.tick_of(spool.first) if spool else self.tick)
         self._note()
 

@@ -6,6 +6,7 @@ what a storage strategy reads, so a verifier compares tuples.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ _STRETCH_TICKS = 512
 
 
 _METRIC_PLACE = re.compile(r"metrics\[([0-9]+)\]")
-_ACKED = STATUSES.index(Status.ACKED)
+_ACKED, _UNKNOWN, _CONFLICTED = (STATUSES.index(status) for status in (Status.ACKED, Status.UNKNOWN, Status.CONFLICTED))
 
 Acked = Mapping[tuple[int, int], int]
 """The highest acknowledged seq of each (agent, epoch)."""
@@ -57,6 +58,10 @@ class ExpectedLog(NamedTuple):
     text: str
     partial: bool
     truncated: bool
+
+
+Line = tuple[ExpectedLog, Status, bool]
+"""A line as stored, what the storage must hold of it, and whether it must be there."""
 
 
 class _Keys(dict[int, int]):
@@ -106,6 +111,7 @@ class ExpectedRows:
         self._make = hosts_of(header)
         self._hosts: dict[int, KnownHost] = {}
         self._applied: dict[int, int] = {}
+        self._clocks_set: dict[int, int] = {}
         self._texts: dict[tuple[str, int], tuple[str, bool]] = {}
 
     def acked(self) -> Acked:
@@ -124,19 +130,18 @@ class ExpectedRows:
         # A replayed agent's samples lie up to an interval from the time of their tick, others' at it.
         slack = self._header.interval_us if self._header.replayed is not None else 0
         for agent, epoch, host, course in self._courses():
-            # The first tick at or after `until` is the first outside.
-            first, end = host.fake.first_tick_at(since - slack), host.fake.first_tick_at(until + slack)
             known = course.acked if acked is None else acked.get((agent, epoch), 0)
-            for ticks, seq in course.stretches(first, end):
-                parts += [
-                    _stretch(host, course, ticks[start : start + _STRETCH_TICKS], seq + start, known)
-                    for start in range(0, len(ticks), _STRETCH_TICKS)
-                ]
+            for run in _ticks_of(host.fake, since - slack, until + slack):
+                for ticks, seq in course.stretches(run.start, run.stop):
+                    parts += [
+                        _stretch(host, course, ticks[start : start + _STRETCH_TICKS], seq + start, known)
+                        for start in range(0, len(ticks), _STRETCH_TICKS)
+                    ]
         found = ExpectedSamples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-        if not slack:
-            return found
-        inside = (found.rows["at"] >= since) & (found.rows["at"] < until)
-        return ExpectedSamples(found.rows[inside], found.status[inside], found.required[inside])
+        if slack:
+            inside = (found.rows["at"] >= since) & (found.rows["at"] < until)
+            found = ExpectedSamples(found.rows[inside], found.status[inside], found.required[inside])
+        return one_per_key(found) if self._ledger.clocks else found
 
     def metrics(self, since: int, until: int) -> list[tuple[Sample, Status]]:
         """The same one by one, ordered by (container_id, at)."""
@@ -148,26 +153,26 @@ class ExpectedRows:
         """Lines with since <= at < until (Unix microseconds) of every agent, ordered by (container_id, at, line)."""
         return [(row, status) for row, status, _ in sorted(self.lines(since, until), key=_log_key)]
 
-    def lines(self, since: int, until: int, acked: Acked | None = None) -> list[tuple[ExpectedLog, Status, bool]]:
+    def lines(self, since: int, until: int, acked: Acked | None = None) -> list[Line]:
         """The same in no order, and whether each must be there: see `samples`."""
-        rows: list[tuple[ExpectedLog, Status, bool]] = []
+        rows: list[Line] = []
         # A tick's lines lie up to one interval before it, a replayed one's on either side.
         before = self._header.interval_us if self._header.replayed is not None else 0
         after = self._header.interval_us
         for agent, epoch, host, course in self._courses():
             known = course.acked if acked is None else acked.get((agent, epoch), 0)
             fake, ids = host
-            last = fake.first_tick_at(until + after)
-            for tick, seq, status, named in course.batches(fake.first_tick_at(since - before), last):
-                for i, row in enumerate(fake.logs(tick)):
-                    if since <= row.at < until:
-                        text, cut = self._stored_text(row.text)
-                        stored = ExpectedLog(
-                            ids[row.ref], row.at, row.line, row.stream, text, row.partial, row.truncated or cut
-                        )
-                        found = named.get(f"logs[{i}]", status) if named else status
-                        rows.append((stored, found, found is Status.ACKED and seq <= known))
-        return rows
+            for run in _ticks_of(fake, since - before, until + after):
+                for tick, seq, status, named in course.batches(run.start, run.stop):
+                    for i, row in enumerate(fake.logs(tick)):
+                        if since <= row.at < until:
+                            text, cut = self._stored_text(row.text)
+                            stored = ExpectedLog(
+                                ids[row.ref], row.at, row.line, row.stream, text, row.partial, row.truncated or cut
+                            )
+                            found = named.get(f"logs[{i}]", status) if named else status
+                            rows.append((stored, found, found is Status.ACKED and seq <= known))
+        return one_line_per_key(rows) if self._ledger.clocks else rows
 
     def container(self, container: int) -> tuple[int, int] | None:
         """(agent, ref) of a container's key; None: no container of this fleet, or one that was not asked for so far."""
@@ -192,6 +197,11 @@ class ExpectedRows:
             for record in inputs[done:]:
                 host.fake.apply(Input(record.tick, record.ref, record.kind))
             self._applied[agent] = len(inputs)
+        clocks = self._ledger.clocks.get(agent)
+        if clocks:
+            for change in clocks[self._clocks_set.get(agent, 0) :]:
+                host.fake.clock.set(change.tick, change.ahead_us)
+            self._clocks_set[agent] = len(clocks)
         return host
 
     def _stored_text(self, text: str) -> tuple[str, bool]:
@@ -201,6 +211,38 @@ class ExpectedRows:
             data, cut = clean_log_text(*key)
             stored = self._texts[key] = data.decode(), cut
         return stored
+
+
+def one_per_key(found: ExpectedSamples) -> ExpectedSamples:
+    """One row of each key: a clock that is set back may give a key twice, and one row of it is stored.
+
+    Of several the acknowledged one is stored, or the only one that may be: statuses stand in this order. Between several that
+    may be nobody can tell, so any values are good.
+    """
+    ids, at = found.rows["container_id"], found.rows["at"]
+    order = np.lexsort((found.status, at, ids))
+    ids, at, status, required = ids[order], at[order], found.status[order], found.required[order]
+    again = np.zeros(len(order), np.bool_)
+    again[1:] = (ids[1:] == ids[:-1]) & (at[1:] == at[:-1])
+    firsts = np.flatnonzero(~again)
+    if len(firsts) == len(order):
+        return found
+    two = np.minimum(firsts + 1, len(order) - 1)
+    doubtful = again[two] & (status[firsts] == _UNKNOWN) & (status[two] == _UNKNOWN)
+    kept = np.where(doubtful, np.uint8(_CONFLICTED), status[firsts])
+    return ExpectedSamples(found.rows[order[firsts]], kept, np.logical_or.reduceat(required, firsts))
+
+
+def one_line_per_key(rows: list[Line]) -> list[Line]:
+    """The same for log lines."""
+    kept: list[Line] = []
+    for _, group in groupby(sorted(rows, key=_log_key), _log_key):
+        same = sorted(group, key=_line_status)
+        row, status, _ = same[0]
+        if len(same) > 1 and status is Status.UNKNOWN and same[1][1] is Status.UNKNOWN:
+            status = Status.CONFLICTED
+        kept.append((row, status, any(required for _, _, required in same)))
+    return kept
 
 
 def pool_digest(lines: LogLines, names: Names) -> str:
@@ -261,6 +303,14 @@ def _replayed(header: Header, named: Replayed) -> Callable[[int], KnownHost]:
     return make
 
 
+def _ticks_of(host: FakeHost | ReplayHost, since: int, until: int) -> Iterator[range]:
+    """The ticks whose time is at least `since` and below `until` by the host's clock, in runs in which that is not set."""
+    for ticks, ahead_us in host.clock.runs():
+        # The first tick at or after `until` is the first outside.
+        first, end = host.first_tick_at(since - ahead_us), host.first_tick_at(until - ahead_us)
+        yield range(max(ticks.start, first), min(ticks.stop, end))
+
+
 def _stretch(host: KnownHost, course: Course, ticks: range, first_seq: int, acked: int) -> ExpectedSamples:
     """The samples of some ticks that follow one another, and so do their seqs."""
     rows, tick = host.samples(ticks)
@@ -278,5 +328,9 @@ def _metric_key(row: tuple[Sample, Status]) -> tuple[int, int]:
     return row[0][:2]
 
 
-def _log_key(row: tuple[ExpectedLog, Status, bool]) -> tuple[int, int, int]:
+def _line_status(row: Line) -> int:
+    return STATUSES.index(row[1])
+
+
+def _log_key(row: Line) -> tuple[int, int, int]:
     return row[0][:3]

@@ -25,6 +25,7 @@ from simulator.backoff import Backoff
 from simulator.counts import Counts
 from simulator.delivery import Delivery
 from simulator.expected import pool_digest
+from simulator.faults import Faults
 from simulator.host import FakeHost, host_id, share_blocks
 from simulator.hosts import Host
 from simulator.latency import Latency
@@ -83,6 +84,8 @@ class Fleet:
     Attributes:
         counts: totals.
         ack_latency: from the time a batch was due to its acknowledgement.
+        bystander_ack_latency: the same, of the agents that no fault of the fleet strikes; empty where there is no fault.
+        faults: the fleet's own.
         schedule_lag: from the time a tick was due to its production.
         load: of this process.
         agents: in the order of their numbers.
@@ -107,8 +110,10 @@ class Fleet:
         self.plan = plan
         self.counts = Counts()
         self.ack_latency, self.schedule_lag = Latency(), Latency()
+        self.bystander_ack_latency = Latency()
         self.load = OwnLoad()
         self.agents: list[Agent] = []
+        self.faults = Faults(plan, self)
         self.connections: deque[tuple[int, int, int, int]] = deque(maxlen=CONNECTION_SECONDS)
         self.t0_us = self.started_us = 0
         self.stopped_us: int | None = None
@@ -147,6 +152,7 @@ class Fleet:
         before = loop.get_exception_handler()
         loop.set_exception_handler(self._on_failure)
         self._loop = loop
+        self.faults.start(self.agents, self.started_us)
         works = self._ramp(), self._begin_dials(), self._flush(), self._watch_loop(), self._seconds()
         tasks = [loop.create_task(work) for work in works]
         pace = loop.create_task(self._pace())
@@ -155,6 +161,7 @@ class Fleet:
         try:
             await asyncio.wait([pace, *ends, *tasks[1:]], return_when=asyncio.FIRST_COMPLETED)
             self.stopped_us = self.now_us()
+            self.faults.stop()
             await _cancel(pace, tasks[0])
             if not any(task.done() for task in tasks[1:]) and self._failure is None:
                 await self._settle()
@@ -164,6 +171,7 @@ class Fleet:
         finally:
             if warm_up is not None:
                 warm_up.cancel()
+            self.faults.stop()
             for agent in self.agents:
                 agent.leave("stopped")
                 agent.abort()
@@ -177,6 +185,7 @@ class Fleet:
 
     def _end_warm_up(self) -> None:
         self.ack_latency, self.schedule_lag = Latency(), Latency()
+        self.bystander_ack_latency = Latency()
 
     def _build(self) -> tuple[Sequence[Host], str]:
         """Make the agents; their hosts, and the digest of the words that they use."""
@@ -249,6 +258,7 @@ class Fleet:
             pool_digest=digest,
             replayed=plan.replayed,
             continues_us=plan.continues_us,
+            clock_ahead_us=self.faults.clock_ahead_us,
         )
 
     def _freeze(self) -> None:
@@ -426,6 +436,12 @@ class Fleet:
 
     def dial(self, agent: int, session: Session, failed: _Failed) -> None:
         """See `Services`."""
+        session = self.faults.session_for(agent, session)
+        if not self.faults.holds(agent, lambda: self.dial_besides(agent, session, failed)):
+            self.dial_besides(agent, session, failed)
+
+    def dial_besides(self, agent: int, session: Session, failed: _Failed) -> None:
+        """See `FaultServices`."""
         self._wanted.append((agent, session, failed))
         self._dial_wanted.set()
 
@@ -442,7 +458,8 @@ class Fleet:
 
     async def _dial(self, agent: int, session: Session, failed: _Failed) -> None:
         plan = self.plan
-        token = agent_token(plan.secret, plan.org, host_id(agent), plan.token_seconds)
+        lifetime_seconds = self.faults.token_seconds(agent) or plan.token_seconds
+        token = agent_token(plan.secret, plan.org, host_id(agent), lifetime_seconds)
         try:
             await self._connect(plan.url, token, AGENT_SUBPROTOCOL, session, plan.source_address(agent))
         except Refused as refusal:
@@ -470,11 +487,13 @@ class Fleet:
         """See `Services`."""
         self._changed.append(delivery)
 
-    def acked(self, due_us: int, at_us: int) -> None:
+    def acked(self, agent: int, due_us: int, at_us: int) -> None:
         """See `Services`."""
         # A batch of a history's gap waited for the fleet, not for the server.
         if self.plan.continues_us is None or due_us >= self.started_us + self.plan.ramp_us:
             self.ack_latency.record(at_us - due_us, due_us)
+            if self.faults and agent not in self.faults:
+                self.bystander_ack_latency.record(at_us - due_us)
         self._check_settled()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.protocol.messages import Container, Log, Metric
+from simulator.host_clock import HostClock
 from simulator.lives import Input, InputKind, Lives
 from simulator.loglines import LogLines
 from simulator.names import Names
@@ -47,7 +48,7 @@ class Handling(NamedTuple):
 
 
 class FakeHost:
-    """One host. It keeps no clock and does no I/O; any tick can be asked for, in any order.
+    """One host. It reads no clock and does no I/O; any tick can be asked for, in any order.
 
     Args:
         seed: of the run.
@@ -64,6 +65,7 @@ class FakeHost:
 
     Attributes:
         agent: number of the host.
+        clock: its own.
         host_id: `host-00001`.
         machine_id: 32 hexadecimal digits, stable for (seed, agent).
         lives: when its containers run.
@@ -73,7 +75,7 @@ class FakeHost:
 
     __slots__ = (
         "_block", "_burst_first", "_burst_key", "_burst_period", "_key", "_line_key", "_lines", "_log_lines", "_names",
-        "_place", "_profiles", "_seed", "_troubled", "agent", "containers", "cores", "host_id", "hostname",
+        "_place", "_profiles", "_seed", "_troubled", "agent", "clock", "containers", "cores", "host_id", "hostname",
         "interval_us", "lives", "machine_id", "phase_us", "t0_us",
     )  # fmt: skip
 
@@ -116,17 +118,18 @@ class FakeHost:
             if number in _LOOPING and (loop := self._character(place).loop) is not None
         }
         self.lives = Lives(key, containers, churn_ticks, loops)
+        self.clock = HostClock()
 
-    def at(self, tick: int) -> int:
+    def due(self, tick: int) -> int:
         """When a tick is due, in Unix microseconds."""
         return self.t0_us + self.phase_us + tick * self.interval_us
 
-    def due(self, tick: int) -> int:
-        """The same: what a host says of its time is when it was due."""
-        return self.at(tick)
+    def at(self, tick: int) -> int:
+        """What the host says of its time: when it was due, by its own clock."""
+        return self.due(tick) + self.clock.ahead_us(tick)
 
     def first_tick_at(self, at_us: int) -> int:
-        """The first tick at or after `at_us`, at least 0."""
+        """The first tick due at or after `at_us`, at least 0."""
         return max(0, -((self.t0_us + self.phase_us - at_us) // self.interval_us))
 
     def docker_id(self, ref: int) -> str:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from server.protocol.messages import Container, Log, Metric
 from simulator.host import Handling
+from simulator.host_clock import HostClock
 from simulator.lives import Input
 
 
@@ -19,10 +20,11 @@ class Lives(Protocol):
 
 
 class Host(Protocol):
-    """A host. It keeps no clock and does no I/O; any tick can be asked for, in any order. See `FakeHost`."""
+    """A host. It reads no clock and does no I/O; any tick can be asked for, in any order. See `FakeHost`."""
 
     agent: int
     """Its number."""
+    clock: HostClock
     host_id: str
     machine_id: str
     hostname: str

@@ -72,6 +72,8 @@ class Header(_Record, tag="header", frozen=True, kw_only=True):
     """The rows are those of a recording; then the interval is at least how far they lie from their batch's time."""
     continues_us: int | None = None
     """Where on the same timeline this fleet took over from a history; None: it began the timeline."""
+    clock_ahead_us: tuple[int, int] = (0, 0)
+    """How far the clock of an agent may be ahead at least (below 0: behind) and at most."""
 
 
 class Limits(_Record, tag="limits", frozen=True, kw_only=True):
@@ -86,7 +88,16 @@ class Map(_Record, tag="map", frozen=True, kw_only=True):
     agent: int
     epoch: int
     seq: int
+    tick: int | None
+    """None: these batches are of no tick and hold no rows."""
+
+
+class ClockRecord(_Record, tag="clock", frozen=True, kw_only=True):
+    """From this tick on, the agent's clock, and so the time of its rows, is ahead by so much."""
+
+    agent: int
     tick: int
+    ahead_us: int
 
 
 class InputRecord(_Record, tag="input", frozen=True, kw_only=True):
@@ -155,7 +166,19 @@ class End(_Record, tag="end", frozen=True, kw_only=True):
     at_us: int
 
 
-Record = Header | Limits | Map | InputRecord | Executed | Dropped | RejectedRecord | RejectedMore | Progress | End
+Record = (
+    Header
+    | Limits
+    | Map
+    | ClockRecord
+    | InputRecord
+    | Executed
+    | Dropped
+    | RejectedRecord
+    | RejectedMore
+    | Progress
+    | End
+)
 
 
 class LedgerWriter:
@@ -253,6 +276,8 @@ class Course:
     def stretches(self, since_tick: int, until_tick: int) -> Iterator[tuple[range, int]]:
         """The same, as ranges of ticks without a gap, each with the seq of its first batch."""
         for i, start in enumerate(self.maps):
+            if start.tick is None:
+                continue
             end_seq = self.maps[i + 1].seq if i + 1 < len(self.maps) else self.produced + 1
             shift = start.tick - start.seq
             first = max(start.seq, since_tick - shift)
@@ -290,6 +315,7 @@ class LedgerReader:
         ended: whether the fleet stopped in order.
         courses: what each (agent, epoch) did.
         inputs: the commands that each agent carried out, in order.
+        clocks: the changes of each agent's clock, in order; empty for most.
         executed: how many times each command was carried out, over all agents, by action id.
     """
 
@@ -305,6 +331,7 @@ class LedgerReader:
         self.ended = False
         self.courses: dict[tuple[int, int], Course] = {}
         self.inputs: dict[int, list[InputRecord]] = {}
+        self.clocks: dict[int, list[ClockRecord]] = {}
         self.executed: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
@@ -366,6 +393,8 @@ class LedgerReader:
                 self._course(record.agent, record.epoch).maps.append(record)
             case InputRecord():
                 self.inputs.setdefault(record.agent, []).append(record)
+            case ClockRecord():
+                self.clocks.setdefault(record.agent, []).append(record)
             case Executed():
                 self.executed[record.action_id] += 1
             case Dropped():

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from simulator.fault_report import add_faults, missed_reasons
 from simulator.latency import add_summaries
 
 CONNECTION_SECONDS = 20_000
@@ -29,20 +30,32 @@ def add_reports(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     if len(reports) == 1:
         return dict(reports[0])
+    faults = add_faults([report["faults"] for report in reports])
     whole = {key: _merged(key, [report[key] for report in reports]) for key in reports[0] if key not in _OWN}
     whole |= {
         "shard": None,
         "connections": _connections([report["connections"] for report in reports], whole["started_us"]),
         "cpu": {name: max(report["cpu"][name] for report in reports) for name in ("max", "mean")},
         "clock_offset_ms": _middle([report["clock_offset_ms"] for report in reports]),
-        "invalid": [f"shard {report['shard']}: {reason}" for report in reports for reason in report["invalid"]],
+        "faults": faults,
+        "invalid": [*_invalid(reports), *missed_reasons(faults)],
         "processes": [_told(report) for report in reports],
     }
     return whole
 
 
-_OWN = {"shard", "connections", "cpu", "clock_offset_ms", "invalid", "processes"}
+_OWN = {"shard", "connections", "cpu", "clock_offset_ms", "faults", "invalid", "processes"}
 """Keys with a rule of their own."""
+
+
+def _invalid(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What makes a process invalid. A fault that missed the agents of one may have struck those of another."""
+    return [
+        f"shard {report['shard']}: {reason}"
+        for report in reports
+        for reason in report["invalid"]
+        if reason not in missed_reasons(report["faults"])
+    ]
 
 
 def _told(report: Mapping[str, Any]) -> dict[str, Any]:

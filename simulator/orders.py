@@ -95,7 +95,10 @@ class Orders:
 
     def _finish(self, action_id: str, outcome: ActionOutcome, detail: str = "") -> None:
         self._results[action_id] = ActionReport(
-            action_id=action_id, outcome=outcome, finished_at=self._services.now_us(), detail=detail
+            action_id=action_id,
+            outcome=outcome,
+            finished_at=self._services.now_us() + self._host.clock.newest_us,
+            detail=detail,
         )
         self.untold.add(action_id)
 

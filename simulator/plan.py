@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from simulator.errors import PlanError
 from simulator.ledger import Replayed
 from simulator.link import Transport
+from simulator.scenario_faults import Fault
 from simulator.tokens import LIFETIME_SECONDS, MIN_SECRET_BYTES
 from simulator.workload import HOUR_US, MIN_INTERVAL_US, Workload, at_least
 
@@ -70,6 +71,8 @@ class Plan(Workload):
     """Shortest and longest pause after 401, 403 and 45xx."""
     split_cpu: bool = False
     """Whether the CPU time of making rows is measured; that costs 1 us a message, 2 us with log lines."""
+    faults: tuple[Fault, ...] = ()
+    """Of the fleet's own, in the order in which they happen."""
     troubled_commands: float = 0.0
     """Share of the commands that a host carries out late, or refuses."""
 

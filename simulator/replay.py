@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from server.protocol.canonical import float32
 from server.protocol.messages import Container, Log, Metric
 from simulator.host import Handling, command_seconds, host_id
+from simulator.host_clock import HostClock
 from simulator.lives import Input
 from simulator.recorded_agents import Recording
 from simulator.samples import NO_SAMPLES, SAMPLE, Samples
@@ -49,7 +50,7 @@ class ReplayHost:
     """
 
     __slots__ = (
-        "_batches", "_dues", "_recorded", "_recording", "agent", "cores", "host_id", "hostname",
+        "_batches", "_dues", "_recorded", "_recording", "agent", "clock", "cores", "host_id", "hostname",
         "interval_us", "lives", "machine_id", "phase_us", "t0_us",
     )  # fmt: skip
 
@@ -62,6 +63,7 @@ class ReplayHost:
         self.machine_id = sha256(f"replay/{seed}/{agent}/{recorded.hello.machine_id}".encode()).hexdigest()[:32]
         self.hostname = f"{recorded.hello.hostname[:200]}-{agent}"
         self.cores = recorded.hello.cores
+        self.clock = HostClock()
         self.lives = _Still(len(recorded.containers))
         self.interval_us = recorded.interval_us
         # The first copy of each is on the recording's own time; the others spread, so that they do not all send at once.
@@ -76,7 +78,7 @@ class ReplayHost:
     def at(self, tick: int) -> int:
         """What its batch says of its time."""
         turn, place = divmod(tick, len(self._batches))
-        return self._shift(turn) + self._batches[place].at_us
+        return self._shift(turn) + self.clock.ahead_us(tick) + self._batches[place].at_us
 
     def first_tick_at(self, at_us: int) -> int:
         """The first tick due at or after `at_us`, at least 0."""
@@ -98,7 +100,7 @@ class ReplayHost:
     def metrics(self, tick: int) -> tuple[Metric, ...]:
         """The samples of a tick."""
         turn, place = divmod(tick, len(self._batches))
-        batch, shift = self._batches[place], self._shift(turn)
+        batch, shift = self._batches[place], self._shift(turn) + self.clock.ahead_us(tick)
         return tuple(
             [
                 Metric(
@@ -116,7 +118,7 @@ class ReplayHost:
     def logs(self, tick: int) -> tuple[Log, ...]:
         """The lines of a tick."""
         turn, place = divmod(tick, len(self._batches))
-        shift = self._shift(turn)
+        shift = self._shift(turn) + self.clock.ahead_us(tick)
         return tuple([msgspec.structs.replace(row, at=row.at + shift) for row in self._batches[place].logs])
 
     def stored(self, key_of_ref: Callable[[int], int], ticks: range) -> tuple[Samples, NDArray[np.int64]]:

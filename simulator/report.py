@@ -14,7 +14,7 @@ MAX_CPU = 0.85
 
 
 def invalid_reasons(fleet: Fleet) -> list[str]:
-    """Why the fleet, not the server, may have been the bottleneck; empty: it was not."""
+    """Why the figures say nothing: the fleet may have been the bottleneck, or a fault did not happen; empty: neither."""
     reasons = []
     limit_ms = fleet.plan.interval_us / 1000 * MAX_LAG_FRACTION
     lag_ms = fleet.schedule_lag.p99_ms
@@ -22,7 +22,7 @@ def invalid_reasons(fleet: Fleet) -> list[str]:
         reasons.append(f"schedule_lag_ms.p99 = {lag_ms:.1f}: expected at most {limit_ms:g}, a tenth of the interval")
     if fleet.load.cpu_max > MAX_CPU:
         reasons.append(f"cpu.max = {fleet.load.cpu_max:.2f} of a core: expected at most {MAX_CPU}")
-    return reasons
+    return reasons + fleet.faults.missed()
 
 
 def report(fleet: Fleet) -> dict[str, Any]:
@@ -72,7 +72,9 @@ def report(fleet: Fleet) -> dict[str, Any]:
         },
         "ticks": counts.ticks,
         "skipped_ticks": counts.skipped_ticks,
+        "faults": fleet.faults.reports(),
         "ack_latency_ms": fleet.ack_latency.summary(),
+        "bystander_ack_latency_ms": fleet.bystander_ack_latency.summary(),
         "schedule_lag_ms": fleet.schedule_lag.summary(),
         "intervals": {
             "ack_latency_ms": [to_builtins(interval) for interval in fleet.ack_latency.intervals()],

@@ -51,7 +51,7 @@ def samples_of(host: FakeHost, key_of: Callable[[int], int], ticks: range) -> tu
     Args:
         host: makes the rows.
         key_of: the key of a container, by ref.
-        ticks: by ones.
+        ticks: by ones; the host's clock is not set between them.
 
     Returns:
         Rows by tick, then place on the host.
@@ -64,7 +64,7 @@ def samples_of(host: FakeHost, key_of: Callable[[int], int], ticks: range) -> tu
     known, place = np.unique(refs, return_inverse=True)
     rows["container_id"] = np.array([key_of(ref) for ref in known.tolist()], np.int64)[place.reshape(shape)]
     tick = np.arange(ticks.start, ticks.stop)[:, np.newaxis]
-    rows["at"] = host.at(0) + tick * host.interval_us
+    rows["at"] = host.at(ticks.start) + (tick - ticks.start) * host.interval_us
     for bit, (name, values) in enumerate(zip(VALUES, (cpu, *sizes.transpose(1, 0, 2)), strict=True)):
         is_null = values < 0
         rows[name] = np.where(is_null, 0, values)

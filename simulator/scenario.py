@@ -17,10 +17,9 @@ from msgspec import Struct, field
 
 from simulator.lives import most_churn_per_hour
 from simulator.profiles import DEFAULT_MIX
-from simulator.scenario_faults import Fault, begins, conflicts
+from simulator.scenario_faults import Fault, begins, conflicts, defaults_of, fault_of
 from simulator.scenario_format import (
     FAULT_KEYS,
-    FAULTS,
     KEYS,
     OPERATORS,
     PHASES,
@@ -316,10 +315,9 @@ class _Reader:
             except ValueError as wrong:
                 self._wrong(key, value, str(wrong))
         for i, fault in enumerate(self._faults):
-            kind = FAULTS.get(fault.get("kind", ""))
-            for name in ("at", "kind", *(kind.keys if kind else ())):
+            for name, default in tuple(defaults_of(fault)):
                 if f"fault[{i}].{name}" not in self._given and f"fault[{i}]" not in self._given:
-                    self._default(f"fault[{i}].{name}", FAULT_KEYS[name], fault, name)
+                    self._default(f"fault[{i}].{name}", FAULT_KEYS[name]._replace(default=default), fault, name)
         self._check_combinations()
         thresholds = tuple(self._thresholds())
         if self._problems:
@@ -336,15 +334,7 @@ class _Reader:
             actions=Actions(**self._section("actions")),
             server=Server(**self._section("server"), env=self._env),
             storage=Storage(**self._section("storage", "retention", "prune_interval", "backfill")),
-            faults=tuple(
-                Fault(
-                    at_seconds=fault["at"],
-                    kind=fault["kind"],
-                    for_seconds=fault.get("for", 0.0),
-                    fraction=fault.get("fraction", 0.0),
-                )
-                for fault in sorted(self._faults, key=begins)
-            ),
+            faults=tuple(map(fault_of, sorted(self._faults, key=begins))),
             thresholds=thresholds,
         )
 
@@ -409,7 +399,11 @@ class _Reader:
         """What no single key shows. A key with a mistake of its own is left out."""
         values = self._values
         for key, expected in conflicts(
-            self._faults, values.get("duration"), restart=values.get("server.restart") is not False
+            self._faults,
+            values.get("duration"),
+            restart=values.get("server.restart") is not False,
+            agents=values.get("fleet.agents"),
+            retention=values.get("storage.retention"),
         ):
             self._conflict(key, expected)
         for shorter, longer in _SHORTER_THAN.items():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from math import isfinite, nan
 from typing import Any, NamedTuple
 
+from simulator.fault_kinds import FAULTS
 from simulator.profiles import DEFAULT_MIX, MixError, checked_mix, mix_text, parse_mix
 
 STRATEGIES: dict[str, str] = {
@@ -18,37 +19,6 @@ STRATEGIES: dict[str, str] = {
     "partitioned": "Both tables in ranges of time, native partitions; old ranges are dropped.",
 }
 """Storage strategies that a scenario may name, and what each is."""
-
-
-class FaultKind(NamedTuple):
-    """A kind of fault."""
-
-    meaning: str
-    part: str
-    """What breaks: `server`, `postgres` or `network`. A part has one fault at a time."""
-    keys: tuple[str, ...] = ()
-    """The keys that it takes beside `at` and `kind`."""
-
-
-FAULTS: dict[str, FaultKind] = {
-    "server_kill": FaultKind("The server gets SIGKILL: no close frame, no last flush.", "server"),
-    "server_term": FaultKind("The server gets SIGTERM: it drains, and ends with exit code 0.", "server"),
-    "postgres_kill": FaultKind(
-        "The postmaster gets SIGKILL, and its backends end with it; `for` later Postgres is started again.",
-        "postgres",
-        ("for",),
-    ),
-    "postgres_stop": FaultKind(
-        "The postmaster and its backends get SIGSTOP, and `for` later SIGCONT: connections stay open and silent.",
-        "postgres",
-        ("for",),
-    ),
-    "acks_withheld": FaultKind("Nothing that the server sends reaches an agent, `for` so long.", "network", ("for",)),
-    "resets": FaultKind(
-        "A `fraction` of the agents' connections, chosen by the seed, is reset.", "network", ("fraction",)
-    ),
-}
-"""Kinds of fault that a scenario may name."""
 
 
 class ShapeKind(NamedTuple):
@@ -192,6 +162,20 @@ def _number(least: float, most: float) -> Callable[[object], float]:
     return read
 
 
+def _signed_duration(most: str) -> Callable[[object], float]:
+    """Of a clock: ahead, or with a minus behind; not 0."""
+    least = "1ms"
+
+    def read(value: object) -> float:
+        text = value if isinstance(value, str) else ""
+        found = parse_duration(text.removeprefix("-"))
+        if not parse_duration(least) <= found <= parse_duration(most):
+            raise ValueError(f"expected a duration from {least} to {most}, with a minus for a clock that is behind")
+        return -found if text.startswith("-") else found
+
+    return read
+
+
 def _flag(value: object) -> bool:
     if value is not True and value is not False:
         raise ValueError("expected true or false")
@@ -218,6 +202,12 @@ def _mix(value: object) -> dict[str, int]:
         return checked_mix(value) if isinstance(value, dict) else parse_mix(value if isinstance(value, str) else "")
     except MixError as error:
         raise ValueError(f"expected {error}") from None
+
+
+def _fault_kind(value: object) -> str:
+    if value not in FAULTS:
+        raise ValueError(unknown(str(value), FAULTS, "fault"))
+    return str(value)
 
 
 def bound(value: object) -> tuple[str, float]:
@@ -265,7 +255,7 @@ class Key(NamedTuple):
     read: Callable[[object], Any]
     """Makes the value of what the file holds; its ValueError says what was expected."""
     default: object
-    """As a file would say it; `...`: the key is required."""
+    """As a file would say it; `...`: the key is required; None: it may be left out."""
     meaning: str
 
 
@@ -319,9 +309,14 @@ KEYS: dict[str, Key] = {
 
 FAULT_KEYS: dict[str, Key] = {
     "at": Key(_duration("0s", "168h"), ..., "When it happens, after the start of the load."),
-    "kind": Key(_one_of("fault", *FAULTS), ..., "What happens."),
+    "kind": Key(_fault_kind, ..., "What happens."),
     "for": Key(_duration("100ms", "1h"), "5s", "How long it lasts."),
-    "fraction": Key(_number(0.001, 1), 0.5, "Share of the connections."),
+    "fraction": Key(_number(0.001, 1), 0.5, "Share of the connections, or of the agents."),
+    "agents": Key(_integer(1, 100_000), None, "How many agents, instead of a share."),
+    "skew": Key(_signed_duration("1h"), "90s", "By how much a clock is ahead, or with a minus behind."),
+    "bytes_per_second": Key(_integer(100, 1_000_000_000), 10_000, "What a slow link carries, each way."),
+    "latency": Key(_duration("0s", "1m"), "200ms", "How much later each frame of a slow link comes, each way."),
+    "frames": Key(_integer(1, 100_000), 1000, "Frames of each agent."),
 }
 """The keys of each `[[fault]]`; `FaultKind.keys` says which kind takes which."""
 

@@ -44,5 +44,5 @@ class Services(Protocol):
     def changed(self, delivery: "Delivery") -> None:
         """An agent's seqs moved on: the ledger's next progress shall tell."""
 
-    def acked(self, due_us: int, at_us: int) -> None:
-        """A batch that was due at one time was acknowledged at another; Unix microseconds."""
+    def acked(self, agent: int, due_us: int, at_us: int) -> None:
+        """A batch of the agent of this number that was due at one time was acknowledged at another; Unix microseconds."""

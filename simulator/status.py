@@ -62,7 +62,7 @@ def status(fleet: "Fleet") -> Status:
         batches_dropped=counts.batches_dropped,
         rows=counts.metrics_produced + counts.logs_produced,
         skipped_ticks=counts.skipped_ticks,
-        faults={},
+        faults=fleet.faults.by_kind(),
         cpu=round(fleet.load.cpu_last, 3),
         cpu_seconds=round(time.process_time(), 3),
         generation_cpu_seconds=round(fleet.load.generation_seconds, 3),

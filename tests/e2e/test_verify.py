@@ -9,6 +9,7 @@ import pytest
 from loadtests.findings import Findings
 from loadtests.verify import verify_all
 from server.db.storage.plain import PlainStorage
+from simulator.fault_option import parse_faults
 from simulator.fleet import Fleet
 from simulator.plan import Plan
 from tests.support.server import SECRET, RunningServer, running_server
@@ -78,6 +79,53 @@ async def test_an_honest_run_is_clean(database: str, tmp_path: Path) -> None:
     assert findings.verified == findings.acked == findings.stored
     assert findings.acked == fleet.counts.metrics_produced + fleet.counts.logs_produced > 500
     assert findings.verified_fraction == 1.0
+
+
+FRAMES = (
+    "malformed_frames:at=500ms,frames=2", "duplicate_identity:at=1s", "cloned_epoch:at=1s",
+    "oversized_frames:at=1.5s,fraction=0.3", "frame_flood:at=2s,frames=300,fraction=0.3",
+    "window_flood:at=2.4s,frames=300,fraction=0.3",
+)  # fmt: skip
+CONNECTIONS = (
+    "disconnect:at=500ms", "half_open:at=1.5s,for=500ms", "slow_link:at=2.5s,for=500ms,latency=100ms",
+    "unread_acks:at=3.5s,for=500ms", "token_expiry:at=4.5s,for=1s", "reconnect_storm:at=6s,for=1.2s,fraction=0.5",
+)  # fmt: skip
+CLOCKS = (
+    "clock_skew:at=500ms,for=700ms,skew=1s,fraction=0.5", "clock_skew:at=1.5s,for=500ms,skew=-1s,fraction=0.5",
+    "clock_skew:at=2.5s,for=500ms,skew=90s,fraction=0.3", "disconnect:at=2.8s,fraction=0.5",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("faults", "seconds"), [(FRAMES, 4), (CONNECTIONS, 9), (CLOCKS, 4)], ids=["frames", "connections", "clocks"]
+)
+async def test_a_fleet_that_misbehaves_leaves_a_true_ledger(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: tuple[str, ...], seconds: int
+) -> None:
+    """Under each fault of the fleet, and all of them happen, what is stored is what the ledger says, row by row."""
+    monkeypatch.setattr("simulator.agent.TAKEOVER_SECONDS", 0.0)
+    ledger = tmp_path / "ledger.jsonl"
+    planned = parse_faults(faults, seconds, AGENTS)
+    async with running_server(database) as server:
+        fleet = await fleet_run(server, ledger, duration_us=seconds * 1_000_000, faults=planned)
+        counted = {fault.fault.kind: dict(fault.counts) for fault in fleet.faults.faults}
+    findings = await verified(database, ledger)
+
+    assert fleet.faults.missed() == []
+    assert findings.examples == []
+    assert findings.clean
+    assert findings.verified == findings.acked > 300
+    assert findings.stored >= findings.acked
+    if faults is FRAMES:
+        assert counted["duplicate_identity"] == {"dialled": 5, "refused": 5}
+        assert counted["cloned_epoch"] == {"dialled": 5, "refused": 5}
+        # A close frame may be overtaken by the reset of a connection on which a megabyte lay unread.
+        assert counted["oversized_frames"]["frames"] == 3
+        assert counted["window_flood"]["closed"] > 0
+        assert fleet.counts.errors["bad_request"] >= 10
+    if faults is CLOCKS:
+        assert fleet.counts.rejected["in_future"] > 0
+        assert fleet.counts.rejected["not_rising"] > 0
 
 
 @pytest.mark.parametrize(

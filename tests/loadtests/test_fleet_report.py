@@ -1,9 +1,15 @@
 """What the fleet's report becomes in the catalogue."""
 
+from pathlib import Path
+
 import pytest
 
-from loadtests.fleet_report import reconnects
+from loadtests.fleet_process import make_fleet
+from loadtests.fleet_report import fleet_faults, reconnects
 from loadtests.result import FaultDone
+from loadtests.stage import ServerUnderTest
+from simulator.fault_option import parse_faults
+from simulator.scenario import load
 
 SECOND = 1_000_000
 
@@ -67,3 +73,33 @@ def test_a_cut_before_the_return_from_the_one_before_delays_both() -> None:
 def test_without_a_return_there_is_no_time(after: list[tuple[float, int, int]]) -> None:
     """No samples are never a pass: a fault that did not cut, and a fleet that stayed away, prove nothing."""
     assert reconnects(points(*RAMP, *after), 100, [fault(10)]) == {}
+
+
+def test_the_fleet_is_told_its_own_faults_only(tmp_path: Path) -> None:
+    """Each goes with the command as it was read; what the runner breaks does not."""
+    text = (
+        '[[fault]]\nat = "1s"\nkind = "disconnect"\n[[fault]]\nat = "2s"\nkind = "postgres_stop"\n'
+        '[[fault]]\nat = "3s"\nkind = "clock_skew"\nskew = "-2s"\nagents = 3\n'
+    )
+    path = tmp_path / "x.toml"
+    path.write_text('question = "q"\n' + text)
+    scenario = load(path)
+    server = ServerUnderTest(scenario, "postgresql://nowhere", tmp_path)
+    command = make_fleet(scenario, server, tmp_path)._command
+    texts = [command[i + 1] for i, word in enumerate(command) if word == "--fault"]
+
+    assert texts == ["disconnect:at=1s,fraction=0.5", "clock_skew:at=3s,for=5s,agents=3,skew=-2s"]
+    assert parse_faults(texts, 40, 100) == tuple(fault for fault in scenario.faults if fault.of_fleet)
+
+
+def test_faults_of_the_fleet_become_faults_of_the_run() -> None:
+    """What happened is told with its time and its counts; what did not is none: the fleet names it as invalid."""
+    happened: dict[str, object] = {
+        "kind": "disconnect", "begun_us": 5 * SECOND, "ended_us": 6 * SECOND, "agents": 10, "counted": "connections",
+        "happened": 9, "counts": {"connections": 9}, "missed": "",
+    }  # fmt: skip
+    report = {"faults": [happened, happened | {"missed": "its time had not come", "begun_us": None}]}
+
+    assert fleet_faults(report) == [
+        FaultDone(at_us=5 * SECOND, ended_at_us=6 * SECOND, kind="disconnect", detail="10 agents, 9 connections")
+    ]

@@ -80,7 +80,7 @@ def test_the_catalogue_names_units() -> None:
     ("threshold", "ui", "log_lines", "sentence"),
     [
         ('ack_latencyms.p99 = "< 1"', 1, 1, 'ack_latencyms.p99 = "< 1": unknown metric; did you mean ack_latency_ms?'),
-        ('zzz.p99 = "< 1"', 1, 1, "unknown metric; expected one of ack_latency_ms, live_latency_ms,"),
+        ('zzz.p99 = "< 1"', 1, 1, "unknown metric; expected one of ack_latency_ms, bystander_ack_latency_ms,"),
         ('ack_latency_ms.p98 = "< 1"', 1, 1, "unknown statistic; ack_latency_ms has p50, p90, p95, p99, p999, max,"),
         ('resends.max = "< 1"', 1, 1, "unknown statistic; resends has count"),
         ('ledger_missing.value = "== 0"', 1, 1, "unknown statistic; ledger_missing has count"),

@@ -87,6 +87,8 @@ def address(server: FakeServer) -> str:
         (["--source-addresses", "192.0.2.1"], "source-addresses = 192.0.2.1: expected an address of this machine"),
         (["--metrics-port", "65536"], "metrics-port = 65536: expected a free port"),
         (["--ledger", "/nowhere/at/all"], "ledger = /nowhere/at/all: expected a file in a directory that exists"),
+        (["--fault", "disconect:at=1s"], "unknown fault; did you mean disconnect?"),
+        (["--duration", "10s", "--fault", "disconnect:at=10s"], "at: must lie inside the duration of 10s"),
         (["--nonsense"], "No such option"),
     ],
 )

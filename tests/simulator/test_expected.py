@@ -4,14 +4,24 @@ import asyncio
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from server.protocol.canonical import LOG_TEXT_BYTES, clean_log_text, float32
 from server.protocol.identity import container_id
 from server.protocol.messages import Action, Batch, Hello, Inventory
-from simulator.expected import ExpectedLog, ExpectedRows, pool_digest
+from simulator.expected import (
+    ExpectedLog,
+    ExpectedRows,
+    ExpectedSamples,
+    one_line_per_key,
+    one_per_key,
+    pool_digest,
+)
 from simulator.fleet import Fleet
 from simulator.ledger import (
+    STATUSES,
+    ClockRecord,
     Dropped,
     Header,
     InputRecord,
@@ -25,7 +35,7 @@ from simulator.ledger import (
 from simulator.loglines import LogLines
 from simulator.names import Names
 from simulator.plan import Plan
-from simulator.samples import Sample
+from simulator.samples import SAMPLE, Sample
 from tests.support.fake_server import SECRET, FakeServer, Peer, fake_server
 
 EVER = 2**62
@@ -43,7 +53,9 @@ def header(**changes: object) -> Header:
 
 
 def ledger_of(
-    path: Path, *records: Map | Dropped | RejectedRecord, agents: tuple[tuple[int, int, int, int, int], ...]
+    path: Path,
+    *records: Map | ClockRecord | Dropped | RejectedRecord,
+    agents: tuple[tuple[int, int, int, int, int], ...],
 ) -> LedgerReader:
     """A finished ledger, read."""
     writer = LedgerWriter(path, header())
@@ -257,3 +269,97 @@ def test_long_lines_are_cut_at_the_protocols_limit(tmp_path: Path) -> None:
     assert cut
     assert all(LOG_TEXT_BYTES - 3 <= len(row.text.encode()) <= LOG_TEXT_BYTES for row in cut)
     assert all("\x00" not in row.text for row in lines)
+
+
+def test_a_clock_that_was_set_back_gives_one_row_of_each_key(tmp_path: Path) -> None:
+    """Rows of two ticks with the same time: the one that was acknowledged is expected, whichever came first."""
+    clocks = ClockRecord(agent=1, tick=5, ahead_us=5_000_000), ClockRecord(agent=1, tick=10, ahead_us=0)
+    rejected = [
+        RejectedRecord(agent=1, epoch=0, seq=11, row=f"metrics[{i}]", ref=i, at=0, line=None, reason="not_rising")
+        for i in range(3)
+    ]
+    ledger = ledger_of(
+        tmp_path / "ledger", Map(agent=1, epoch=0, seq=1, tick=0), *clocks, *rejected, agents=((1, 0, 15, 15, 15),)
+    )
+    expected = ExpectedRows(ledger)
+    rows = expected.metrics(0, EVER)
+
+    keys = [row[:2] for row, _ in rows]
+    # Ticks 5 to 9 were stamped as 10 to 14 are: 10 keys of 15 ticks, for each of 3 containers.
+    assert len(keys) == len(set(keys)) == 30
+    assert {status for _, status in rows} == {Status.ACKED}
+    fake, ids = expected._host(1)
+    (row,) = [row for row, _ in rows if row.at == fake.at(10) and row.container_id == ids[0]]
+    assert row.mem == fake.metrics(5)[0].mem
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (("rejected", "acked"), ("acked", 1)),
+        (("acked", "conflicted"), ("acked", 0)),
+        (("unknown", "conflicted"), ("unknown", 0)),
+        (("unknown", "acked"), ("acked", 1)),
+        (("unknown", "unknown"), ("conflicted", 0)),
+        (("rejected", "unsent"), ("rejected", 0)),
+        (("unknown",), ("unknown", 0)),
+    ],
+)
+def test_of_several_rows_the_likeliest_is_expected(statuses: tuple[str, ...], expected: tuple[str, int]) -> None:
+    """Only where two may be stored and none must be, any values are good; the same for samples and lines."""
+    found = [Status(status) for status in statuses]
+    rows = np.zeros(len(found), SAMPLE)
+    rows["container_id"], rows["at"], rows["mem"] = 1, 2, range(len(found))
+    places = np.array([STATUSES.index(status) for status in found], np.uint8)
+    required = np.array([status is Status.ACKED for status in found])
+    (neighbour,) = np.array([(1, 3, 0, 7, 0, 0, 0)], SAMPLE)
+    samples = one_per_key(
+        ExpectedSamples(np.append(rows, neighbour), np.append(places, np.uint8(0)), np.append(required, True))
+    )
+    lines = one_line_per_key(
+        [
+            (ExpectedLog(1, 2, 0, "stdout", str(place), False, False), status, status is Status.ACKED)
+            for place, status in enumerate(found)
+        ]
+    )
+
+    assert samples.rows["at"].tolist() == [2, 3]
+    assert (STATUSES[samples.status[0]], samples.rows["mem"][0]) == (Status(expected[0]), expected[1])
+    assert samples.required.tolist() == ["acked" in statuses, True]
+    ((line, status, must),) = lines
+    assert (status, line.text, must) == (Status(expected[0]), str(expected[1]), "acked" in statuses)
+
+
+def test_rows_of_a_slice_are_those_that_the_clock_put_there(tmp_path: Path) -> None:
+    """A slice of time is found though the agent's clock went forth and back; slices together are the whole."""
+    clocks = ClockRecord(agent=1, tick=5, ahead_us=90_000_000), ClockRecord(agent=1, tick=10, ahead_us=-3_500_000)
+    ledger = ledger_of(tmp_path / "ledger", Map(agent=1, epoch=0, seq=1, tick=0), *clocks, agents=((1, 0, 20, 20, 20),))
+    expected = ExpectedRows(ledger)
+    whole, lines = expected.metrics(0, EVER), expected.logs(0, EVER)
+    first, last = whole[0][0].at, max(row.at for row, _ in whole)
+    t0 = 10**15
+
+    assert last - t0 > 90_000_000
+    for since, until in (
+        (t0 - 10**7, t0 + 6 * 10**6),
+        (t0 + 6 * 10**6, t0 + 94 * 10**6),
+        (t0 + 94 * 10**6, t0 + 10**9),
+    ):
+        assert expected.metrics(since, until) == [row for row in whole if since <= row[0].at < until]
+        assert expected.logs(since, until) == [row for row in lines if since <= row[0].at < until]
+    assert len(whole) == 20 * 3
+    assert first < last
+
+
+def test_batches_of_no_tick_have_no_rows(tmp_path: Path) -> None:
+    """Seqs of a flood lie between those of two ticks, and nothing is expected of them."""
+    maps = (
+        Map(agent=1, epoch=0, seq=1, tick=0),
+        Map(agent=1, epoch=0, seq=4, tick=None),
+        Map(agent=1, epoch=0, seq=9, tick=3),
+    )
+    ledger = ledger_of(tmp_path / "ledger", *maps, agents=((1, 0, 10, 10, 10),))
+
+    (course,) = ledger.courses_of(1)
+    assert [(batch.tick, batch.seq) for batch in course.batches(0, 100)] == [(0, 1), (1, 2), (2, 3), (3, 9), (4, 10)]
+    assert len(ExpectedRows(ledger).metrics(0, EVER)) == 5 * 3

@@ -248,3 +248,18 @@ def test_an_unknown_container_is_an_error() -> None:
     """A command for a ref the host does not have names it."""
     with pytest.raises(KeyError, match="5"):
         host().apply(Input(1, 5, "stop"))
+
+
+def test_a_clock_that_is_set_moves_all_rows_from_its_tick_on() -> None:
+    """Samples and lines keep their values and get the host's own time; when a tick is due does not change."""
+    right, wrong = host(), host()
+    wrong.clock.set(10, 90_000_000)
+    wrong.clock.set(20, -5_000_000)
+    wrong.clock.set(30, 0)
+
+    for tick, ahead in ((9, 0), (10, 90_000_000), (19, 90_000_000), (20, -5_000_000), (30, 0)):
+        assert wrong.due(tick) == right.due(tick) == right.at(tick)
+        assert wrong.at(tick) == right.at(tick) + ahead
+        assert wrong.metrics(tick) == right.metrics(tick)
+        assert [log.at - ahead for log in wrong.logs(tick)] == [log.at for log in right.logs(tick)]
+    assert wrong.clock.newest_us == 0

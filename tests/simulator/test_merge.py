@@ -5,6 +5,8 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
+from simulator.fault_option import parse_faults
+from simulator.fault_report import add_faults, missed_reasons
 from simulator.fleet import Fleet
 from simulator.merge import add_reports
 from simulator.plan import Shard
@@ -76,3 +78,42 @@ async def test_the_report_of_one_process_is_itself() -> None:
     first, _ = await of_two_shards()
 
     assert add_reports([first]) == first
+
+
+async def test_shards_strike_the_agents_of_one_fleet_and_tell_of_one_fault() -> None:
+    """Two of three agents are struck, whatever their shard; counts are added, and a shard without any misses nothing."""
+    faults = parse_faults(("malformed_frames:at=300ms,agents=2", "disconnect:at=200ms,agents=1"), None, 3)
+    async with fake_server() as server:
+        plans = [plan_for(server.url, agents=3, shard=Shard(n, 2), duration_us=600_000, faults=faults) for n in (1, 2)]
+        fleets = [Fleet(plan) for plan in plans]
+        await asyncio.gather(*(fleet.run(asyncio.Event()) for fleet in fleets))
+    reports = [report(fleet) for fleet in fleets]
+    whole = add_reports(reports)
+
+    first, second = whole["faults"]
+    assert (first["kind"], first["agents"], first["happened"], first["counts"]) == (
+        "disconnect", 1, 1, {"connections": 1},
+    )  # fmt: skip
+    assert (second["kind"], second["agents"]) == ("malformed_frames", 2)
+    assert second["happened"] == sum(one["faults"][1]["happened"] for one in reports) > 0
+    assert first["begun_us"] <= first["ended_us"] < second["begun_us"]
+    assert [told["missed"] for told in whole["faults"]] == ["", ""]
+    assert not any("did not happen" in reason for reason in whole["invalid"])
+
+
+def test_a_fault_is_missed_by_the_fleet_only_if_no_process_had_it() -> None:
+    """One process could strike nobody, the other could; and where none could, the reason is told once."""
+    base: dict[str, object] = {
+        "kind": "disconnect", "planned": "disconnect of 0.5 at 1s", "begun_us": 5, "ended_us": 6, "agents": 2,
+        "counted": "connections", "happened": 0, "counts": {}, "missed": "connections = 0 of 2 agents: none was connected",
+    }  # fmt: skip
+    struck = base | {"happened": 2, "counts": {"connections": 2}, "missed": "", "begun_us": 4, "ended_us": 9}
+
+    (mixed,) = add_faults([[base], [struck]])
+    (none,) = add_faults([[base], [base]])
+
+    assert (mixed["begun_us"], mixed["ended_us"], mixed["agents"], mixed["happened"]) == (4, 9, 4, 2)
+    assert missed_reasons([mixed]) == []
+    assert missed_reasons([none]) == [
+        "the fault disconnect of 0.5 at 1s did not happen: connections = 0 of 4 agents: none was connected"
+    ]

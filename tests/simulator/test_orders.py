@@ -50,7 +50,7 @@ class Book:
         """Not asked for by orders."""
         raise NotImplementedError
 
-    def acked(self, due_us: int, at_us: int) -> None:
+    def acked(self, agent: int, due_us: int, at_us: int) -> None:
         """Not asked for by orders."""
         raise NotImplementedError
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from simulator.fault_kinds import FAULTS
 from simulator.scenario import Fault, Scenario, ScenarioError, Shape, Threshold, load
-from simulator.scenario_format import FAULT_KEYS, FAULTS, KEYS, SHAPES, STRATEGIES, parse_duration, seconds
+from simulator.scenario_format import FAULT_KEYS, KEYS, SHAPES, STRATEGIES, parse_duration, seconds
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "scenarios.md"
@@ -238,11 +239,35 @@ FAULT = '[[fault]]\nat = "15s"\nkind = "server_kill"\n'
         ),
         (
             '[[fault]]\nat = "1s"\nkind = "quake"',
-            f'x.toml: fault[0].kind = "quake": expected a fault: {", ".join(FAULTS)}',
+            f'x.toml: fault[0].kind = "quake": unknown fault; expected one of {", ".join(FAULTS)}',
+        ),
+        (
+            '[[fault]]\nat = "1s"\nkind = "half_opn"',
+            'x.toml: fault[0].kind = "half_opn": unknown fault; did you mean half_open?',
+        ),
+        (
+            '[[fault]]\nat = "1s"\nkind = "disconnect"\nfraction = 0',
+            "x.toml: fault[0].fraction = 0: expected a number from 0.001 to 1",
+        ),
+        (
+            '[[fault]]\nat = "1s"\nkind = "disconnect"\nagents = 101',
+            "x.toml: fault[0].agents = 101: expected at most the fleet's 100",
+        ),
+        (
+            '[[fault]]\nat = "1s"\nkind = "disconnect"\nagents = 1\nfraction = 1',
+            "x.toml: fault[0].agents = 1: expected either agents or fraction",
+        ),
+        (
+            '[[fault]]\nat = "1s"\nkind = "half_open"\n[[fault]]\nat = "3s"\nkind = "unread_acks"',
+            'x.toml: fault[1].at = "3s": must lie after the end of half_open at 6s',
+        ),
+        (
+            '[storage]\nretention = "20s"\nprune_interval = "1s"\n[[fault]]\nat = "1s"\nkind = "clock_skew"\nskew = "-10s"',
+            'x.toml: fault[0].skew = "-10s": expected at most a quarter of storage.retention (20s) behind, or all of it',
         ),
         (
             '[server]\nrestart = true\n[[fault]]\nat = "1s"\nkind = "server_kill"\nhow = 1',
-            "x.toml: fault[0].how = 1: unknown key; expected one of at, kind, for, fraction",
+            f"x.toml: fault[0].how = 1: unknown key; expected one of {', '.join(FAULT_KEYS)}",
         ),
         (
             '[server]\nrestart = true\n[[fault]]\nkind = "server_kill"',
@@ -451,6 +476,30 @@ def test_faults_have_what_their_kind_knows() -> None:
     assert "postgres_kill at 1s for 5s, resets of 0.5 at 2s" in scenario.describe()
 
 
+def test_faults_of_the_fleet_stand_beside_the_others() -> None:
+    """Frames and impostors may come together, with whatever else is broken; each has the defaults of its kind."""
+    scenario = read(
+        QUESTION
+        + '[[fault]]\nat = "1s"\nkind = "malformed_frames"\n[[fault]]\nat = "1s"\nkind = "duplicate_identity"\nagents = 3\n'
+        + '[[fault]]\nat = "1s"\nkind = "slow_link"\n[[fault]]\nat = "2s"\nkind = "clock_skew"\nskew = "-30s"\n'
+        + '[[fault]]\nat = "2s"\nkind = "acks_withheld"\n[[fault]]\nat = "9s"\nkind = "reconnect_storm"\n'
+    )
+
+    assert scenario.faults == (
+        Fault(at_seconds=1, kind="malformed_frames", fraction=0.5, frames=2),
+        Fault(at_seconds=1, kind="duplicate_identity", agents=3),
+        Fault(
+            at_seconds=1, kind="slow_link", for_seconds=5, fraction=0.5, bytes_per_second=10_000, latency_seconds=0.2
+        ),
+        Fault(at_seconds=2, kind="clock_skew", for_seconds=5, fraction=0.5, skew_seconds=-30),
+        Fault(at_seconds=2, kind="acks_withheld", for_seconds=5),
+        Fault(at_seconds=9, kind="reconnect_storm", for_seconds=5, fraction=1),
+    )
+    assert [fault.of_fleet for fault in scenario.faults] == [True, True, True, True, False, True]
+    assert "slow_link of 0.5 at 1s for 5s latency 200ms bytes_per_second 10000" in scenario.describe()
+    assert "clock_skew of 0.5 at 2s for 5s skew -30s" in scenario.describe()
+
+
 def test_a_description_holds_what_matters() -> None:
     """One paragraph: the question, load, seed, storage, browsers and faults."""
     text = read(QUESTION + "[server]\nrestart = true\n" + FAULT, {"ui.subscribers": "3", "seed": "99"}).describe()
@@ -478,7 +527,7 @@ def test_every_key_is_documented() -> None:
 
     for key, known in {**KEYS, **{f"fault.{name}": known for name, known in FAULT_KEYS.items()}}.items():
         assert key in rows, f"{key} is missing in {DOCS.name}"
-        default = known.default
+        default = "none" if known.default is None else known.default
         shown = "required" if default is ... else str(default).lower() if isinstance(default, bool) else str(default)
         assert shown in rows[key].split("|")[3], f"the default of {key} in {DOCS.name}"
     for name in (*FAULTS, *STRATEGIES, *SHAPES, "server.env", "thresholds"):

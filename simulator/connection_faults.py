@@ -1,0 +1,141 @@
+"""Faults of the agents' connections: cut, silent, unread, slow, or with a token that runs out."""
+
+from server.protocol.close_codes import CloseCode
+from server.protocol.codec import encode
+from server.protocol.messages import TokenExpiring
+from simulator.fleet_fault import FleetFault, Victim
+from simulator.impaired_link import ImpairedLink
+
+
+class Disconnect(FleetFault):
+    """Connections are cut; their agents come back by themselves."""
+
+    def begin(self) -> None:
+        """Cut."""
+        for victim in self.victims:
+            for link in tuple(victim.links):
+                self.counts["connections"] += 1
+                link.abort()
+
+
+class ReconnectStorm(Disconnect):
+    """Connections are cut, and all agents dial in the same instant."""
+
+    counted = "dials"
+
+    def begin(self) -> None:
+        """Cut, and hold back every dial."""
+        for victim in self.victims:
+            victim.held = []
+        super().begin()
+
+    def end(self) -> None:
+        """Let them all dial."""
+        for victim in self.victims:
+            held, victim.held = victim.held, None
+            for dial in held or ():
+                self.counts["dials"] += 1
+                dial()
+
+
+class HalfOpen(FleetFault):
+    """Connections die without a word."""
+
+    def begin(self) -> None:
+        """Nothing comes through any more."""
+        for victim in self.victims:
+            for link in victim.links:
+                self.counts["connections"] += 1
+                link.silence()
+
+    def end(self) -> None:
+        """What nobody has given up is cut."""
+        for victim in self.victims:
+            for link in tuple(victim.links):
+                if link.silent:
+                    self.counts["cut_at_its_end"] += 1
+                    link.abort()
+
+    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+        """Its frames are lost for good now."""
+        if link.silent:
+            self.counts["lost_frames"] += link.lost_frames
+
+
+class UnreadAcks(FleetFault):
+    """Agents do not read."""
+
+    def begin(self) -> None:
+        """Stop."""
+        for victim in self.victims:
+            for link in victim.links:
+                self.counts["connections"] += 1
+                link.stop_reading()
+
+    def end(self) -> None:
+        """Read again, where the connection still stands."""
+        for victim in self.victims:
+            for link in tuple(victim.links):
+                link.read_again()
+
+    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+        """It did not outlast the fault."""
+        if self.active:
+            self.counts["lost_connections"] += 1
+
+
+class SlowLink(FleetFault):
+    """Connections are slow."""
+
+    counted = "delayed_frames"
+
+    def begin(self) -> None:
+        """Slow down what stands."""
+        for victim in self.victims:
+            for link in victim.links:
+                self._slow_down(link)
+
+    def opened(self, victim: Victim, link: ImpairedLink) -> None:
+        """New connections are slow too."""
+        if self.active:
+            self._slow_down(link)
+
+    def end(self) -> None:
+        """Let through what waits."""
+        for victim in self.victims:
+            for link in tuple(victim.links):
+                self.counts["delayed_frames"] += link.speed_up()
+
+    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+        """It did not outlast the fault."""
+        if self.active:
+            self.counts["delayed_frames"] += link.speed_up()
+
+    def _slow_down(self, link: ImpairedLink) -> None:
+        self.counts["connections"] += 1
+        link.slow_down(self.fault.bytes_per_second, self.fault.latency_seconds)
+
+
+class TokenExpiry(FleetFault):
+    """Tokens run out under their connections."""
+
+    counted = "expired"
+
+    def begin(self) -> None:
+        """Let the agents dial again, as they do when the server tells that their token expires."""
+        for victim in self.victims:
+            if victim.link is not None:
+                victim.token_seconds = round(self.fault.for_seconds)
+                victim.link.on_frame(None, encode(TokenExpiring(expires_at=self.services.now_us())))
+
+    def opened(self, victim: Victim, link: ImpairedLink) -> None:
+        """The first one after the fault began has the short token."""
+        if victim.token_seconds is not None:
+            self.counts["short_tokens"] += 1
+            victim.token_seconds = None
+            link.ignores_expiry = True
+
+    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+        """The server noticed, or did not."""
+        if link.ignores_expiry and by_peer and code == CloseCode.TOKEN_EXPIRED:
+            self.counts["expired"] += 1
