@@ -44,7 +44,7 @@ class TrackedContainer:
 
     __slots__ = (
         "floor_at", "head", "id", "info", "key", "last_at", "last_log", "late_log_bytes", "live_at", "log_bytes", "log_mark",
-        "newest", "pinned", "removed_at", "series",
+        "marked_closing", "marked_from", "marked_until", "newest", "pinned", "removed_at", "series",
     )  # fmt: skip
 
     def __init__(self, org: str, host: str, info: Container) -> None:
@@ -55,6 +55,8 @@ class TrackedContainer:
         """Newest sample of this epoch: the next must be later."""
         self.floor_at = 0
         """Newest sample of earlier epochs: at or below it a row may be stored already."""
+        self.marked_from = self.marked_until = self.marked_closing = 0
+        """The minute that was marked last for the rollup (`server.dirty_minutes`)."""
         self.last_log = (0, -1)
         self.log_bytes = 0
         """Of lines since the last segment (`server.log_bounds`)."""

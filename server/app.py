@@ -13,6 +13,7 @@ from fastapi import FastAPI, WebSocket
 from prometheus_client import CollectorRegistry
 
 from server.actions import Actions
+from server.agents import now_us
 from server.auth.keys import Keys
 from server.auth.revocations import Revocations
 from server.auth.tokens import Tokens
@@ -28,9 +29,11 @@ from server.db.history import History
 from server.db.log_bounds import LogBoundKeeper
 from server.db.pool import Database, ReadPool
 from server.db.retention import Ages, Retention
+from server.db.rollup import Rollup
 from server.db.storage.strategies import storage as strategy
 from server.db.tickets import Tickets
 from server.db.writer import Lane, Seam
+from server.dirty_minutes import DirtyMinutes
 from server.errors import DatabaseDownError
 from server.http import (
     actions,
@@ -108,7 +111,19 @@ class Service:
             name="seatrial-read",
         )
         self.read_pool = ReadPool(self.reading, at_once=max(1, settings.read_pool_size // 2))
-        self.history = History(self.read_pool, self.storage)
+        self.dirty_minutes = DirtyMinutes()
+        self.rollup = Rollup(
+            self.database,
+            self.storage,
+            self.dirty_minutes,
+            self.counters,
+            self._all_committed,
+            grace_seconds=settings.rollup_grace_seconds,
+            future_seconds=settings.future_seconds,
+            retention_seconds=settings.retention_seconds,
+            duty=settings.rollup_duty,
+        )
+        self.history = History(self.read_pool, self.storage, lambda: self.rollup.rolled)
         self.tickets = Tickets(self.database, ticket_seconds=settings.ticket_seconds)
         self.access = Access(self.database, self.revocations, self.registry, self.quotas)
         self.access.on_revoked = self._close_revoked
@@ -139,6 +154,7 @@ class Service:
             self.counters,
             ages=Ages(
                 samples=settings.retention_seconds,
+                rollup=settings.rollup_seconds,
                 actions=settings.action_retention_seconds,
                 audit=settings.audit_retention_seconds,
                 hosts=settings.host_retention_seconds,
@@ -156,6 +172,7 @@ class Service:
             self.lanes,
             self.hub,
             self.log_bounds,
+            self.dirty_minutes,
             accept_past_seconds=settings.accept_past_seconds,
             future_seconds=settings.future_seconds,
             log_text_bytes=settings.log_text_bytes,
@@ -222,6 +239,7 @@ class Service:
             await self.access.refresh()
             await self.actions.load()
             await self.log_bound_keeper.load()
+            await self.rollup.load()
             tasks: set[asyncio.Task[None]] = set()
             stack.push_async_callback(_cancel, tasks)
             for index in range(self.settings.lanes):
@@ -241,6 +259,7 @@ class Service:
             for run in (
                 *parts,
                 self.log_bound_keeper.run,
+                self.rollup.run,
                 self._fill_buckets,
                 self.access.run,
                 self.actions.run_down,
@@ -323,6 +342,16 @@ class Service:
         if record is not None:
             await self.lanes[record.lane].barrier(timeout_seconds)
 
+    async def _all_committed(self, timeout_seconds: float) -> None:
+        """Wait until everything that was received is stored.
+
+        Raises:
+            TimeoutError: the database did not get there in time.
+        """
+        async with asyncio.timeout(timeout_seconds):
+            for lane in self.lanes:
+                await lane.barrier(timeout_seconds)
+
     # -- probes
 
     async def why_not_ready(self) -> list[str]:
@@ -363,6 +392,18 @@ class Service:
             ),
             "ingest_bytes": ("Rows received and not committed", self.budget.used_bytes),
             "ingest_budget_bytes": ("Most that ingest_bytes may be", self.budget.limit_bytes),
+            "rollup_minutes_waiting": (
+                "Minutes of containers marked for the rollup at the end of its last round, those not over included",
+                self.rollup.waiting.minutes,
+            ),
+            "rollup_oldest_age_seconds": (
+                "How long ago the oldest marked minute began; 0: there is none",
+                0 if (oldest := self.rollup.waiting.oldest) is None else max(0, now_us() - oldest) / 1e6,
+            ),
+            "rollup_minutes_to_fill": (
+                "Minutes of samples without marks that are not in the rollup yet",
+                self.rollup.minutes_to_fill,
+            ),
             "acks_waiting": ("Agents whose ack waits for their organisation's rate", self.quotas.acks_waiting),
             "actions_pending": ("Actions that wait for their agent", self.actions.pending),
             "lane_batches_pending": ("Batches waiting for a flush", sum(lane.pending for lane in self.lanes)),
@@ -425,7 +466,14 @@ def create_app(settings: Settings, seam: Seam | None = None) -> FastAPI:
     app.include_router(administration.router(service.administration, service.quotas, current_user))
     app.include_router(hosts.router(service.history, service.registry, current_user))
     app.include_router(containers.router(service.history, current_user))
-    app.include_router(charts.router(service.history, current_user, retention_seconds=settings.retention_seconds))
+    app.include_router(
+        charts.router(
+            service.history,
+            current_user,
+            retention_seconds=settings.retention_seconds,
+            rollup_seconds=settings.rollup_seconds,
+        )
+    )
     app.include_router(
         logs.router(
             service.history,

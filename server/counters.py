@@ -87,6 +87,9 @@ class Counters:
     directory_rows_refused: int = 0
     flush_seconds: Histogram = field(default_factory=Histogram)
     prune_seconds: Histogram = field(default_factory=Histogram)
+    minutes_rolled_up: int = 0
+    """Minutes of containers that were computed, each as often as it was."""
+    rollup_seconds: Histogram = field(default_factory=Histogram)
 
 
 _TOTALS = {
@@ -112,6 +115,7 @@ _TOTALS = {
     "metric_rows_pruned": "Samples removed by retention",
     "log_rows_pruned": "Log lines removed by retention, or because their container passed its bound",
     "log_bytes_pruned": "Bytes of log lines removed because their container passed its bound",
+    "minutes_rolled_up": "Minutes of containers computed for the rollup, each as often as it was",
     "container_collisions": "Containers refused because their 63-bit id is taken",
     "directory_rows_refused": "Hosts and containers that Postgres refused to store",
     "containers_forgotten": "Containers dropped from memory after they were gone for the retention",
@@ -146,5 +150,6 @@ class CounterCollector(Collector):
             yield family
         yield self._counters.flush_seconds.family("seatrial_flush_seconds", "BEGIN to COMMIT of a flush")
         yield self._counters.prune_seconds.family("seatrial_prune_seconds", "One removal of what is too old")
+        yield self._counters.rollup_seconds.family("seatrial_rollup_seconds", "One round of the rollup")
         for name, (text, value) in self._gauges().items():
             yield GaugeMetricFamily(f"seatrial_{name}", text, value=value)

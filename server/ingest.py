@@ -6,12 +6,13 @@
 Nothing here waits: the reader of a socket never stands behind the database.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from server.agents import AgentRecord, Progress, Session, TrackedContainer, now_us
 from server.counters import Counters
+from server.dirty_minutes import DirtyMinutes, Mark
 from server.errors import PeerError
 from server.log_bounds import LogBounds
 from server.protocol.canonical import clean_log_text
@@ -19,11 +20,15 @@ from server.protocol.close_codes import CloseCode
 from server.protocol.codec import BadRow, Decoded
 from server.protocol.error_codes import ErrorCode, RejectReason
 from server.protocol.messages import About, Batch, Log, LogLine, Pulse, Rejected
+from server.reads import MINUTE_US
 from server.rows import LINE_OVERHEAD_BYTES, METRIC_ROW_BYTES, ROW_OVERHEAD_BYTES, pack_log, pack_metric, pack_time
 from server.windows import Budget, Windows
 
 BATCH_OVERHEAD_BYTES = 600
 """A pending batch beside its rows: the object, its two lists, its place in the lane."""
+
+MARK_BYTES = 160
+"""A mark for the rollup: a tuple with its number, its place in a set."""
 
 REJECTED_BYTES = 400
 """A rejected row with its place and detail: what its name costs until the ack."""
@@ -45,6 +50,8 @@ class PendingBatch:
     """Where each packed row stood in the frame."""
     log_positions: Sequence[int] = ()
     rejected: list[Rejected] = field(default_factory=list)
+    marks: Collection[Mark] = ()
+    """Minutes that the rollup must compute (again): stored in the transaction that stores the rows."""
     memory_bytes: int = 0
 
 
@@ -82,6 +89,7 @@ class Ingest:
         lanes: Sequence[LaneSink],
         live: LiveSink,
         log_bounds: LogBounds,
+        dirty_minutes: DirtyMinutes,
         *,
         accept_past_seconds: float,
         future_seconds: float,
@@ -93,6 +101,7 @@ class Ingest:
         self._lanes = lanes
         self._live = live
         self._log_bounds = log_bounds
+        self._dirty_minutes = dirty_minutes
         self._past_us = int(accept_past_seconds * 1e6)
         self._future_us = int(future_seconds * 1e6)
         self._log_text_bytes = log_text_bytes
@@ -142,6 +151,7 @@ class Ingest:
             + sum(map(len, logs))
             + len(logs) * ROW_OVERHEAD_BYTES
             + len(pending.rejected) * REJECTED_BYTES
+            + len(pending.marks) * MARK_BYTES
             + BATCH_OVERHEAD_BYTES
         )
         organisation = session.record.organisation
@@ -156,6 +166,7 @@ class Ingest:
         progress = session.progress
         self._counters.batches_declared_dropped += pending.seq - progress.received - 1
         progress.received = pending.seq
+        self._dirty_minutes.marked(pending.marks)
         organisation.batches += 1
         progress.outstanding_batches += 1
         progress.outstanding_bytes += pending.frame_bytes
@@ -229,6 +240,8 @@ class Ingest:
         refused: list[int] = []
         batch_at, replay = batch.at, pending.replay
         batch_time = pack_time(batch_at)
+        dirty, closed_until = self._dirty_minutes, self._dirty_minutes.closed_until
+        marks: set[Mark] = set()
         for metric in batch.metrics:
             container = containers.get(metric.ref)
             at = metric.at
@@ -247,6 +260,11 @@ class Ingest:
                 container.last_at = at
             if at <= container.floor_at:
                 pending.replay = replay = True
+            # The usual sample of a minute that is marked and open costs these comparisons and no call.
+            if (replay or at < closed_until or not container.marked_from <= at < container.marked_until) and (
+                replay or dirty.lacks_mark(container, at)
+            ):
+                marks.add((container, at // MINUTE_US * MINUTE_US))
             time = batch_time if at == batch_at else pack_time(at)
             pack(pack_metric(container.head, time, metric.cpu, metric.mem, metric.rx, metric.tx))
             if at > container.live_at:
@@ -254,6 +272,8 @@ class Ingest:
                 container.newest = metric
                 if watched:
                     newest.append(container)
+        if marks:
+            pending.marks = marks
         if refused:
             pending.metric_positions = _without(pending.metric_positions, refused)
         if newest:

@@ -5,9 +5,12 @@ Times in Unix microseconds.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from server.protocol.messages import ContainerState, ContainerStatus, LogLine, LogStream, Micros
+
+MINUTE_US: Final = 60_000_000
+"""What the rollup is made of: a chart whose step is a multiple of it may read that."""
 
 ContainerPlace = tuple[str, str, int]
 """Host, series and id: the order of containers, and where a page of them ended."""

@@ -84,6 +84,18 @@ class Settings(BaseSettings):
     retention_seconds: Annotated[float, Field(ge=1, description="Age at which samples and log lines are removed.")] = (
         86_400.0
     )
+    rollup_retention_seconds: Annotated[
+        float | None,
+        Field(
+            ge=1, description="Age at which minutes of the rollup are removed; at least, and by default, the retention."
+        ),
+    ] = None
+    rollup_grace_seconds: Annotated[
+        float, Field(ge=0, description="How long after its end a minute waits for late samples before it is computed.")
+    ] = 15.0
+    rollup_duty: Annotated[
+        float, Field(gt=0, le=1, description="Share of time that computing the rollup may take.")
+    ] = 0.5
     log_bytes_per_container: Annotated[
         int,
         Field(
@@ -270,12 +282,22 @@ class Settings(BaseSettings):
                 f"prune_interval_seconds = {self.prune_interval_seconds:g}: expected less than"
                 f" retention_seconds = {self.retention_seconds:g}"
             )
+        if self.rollup_seconds < self.retention_seconds:
+            raise ValueError(
+                f"rollup_retention_seconds = {self.rollup_seconds:g}: expected at least"
+                f" retention_seconds = {self.retention_seconds:g}"
+            )
         if self.host_retention_seconds < self.retention_seconds:
             raise ValueError(
                 f"host_retention_seconds = {self.host_retention_seconds:g}: expected at least"
                 f" retention_seconds = {self.retention_seconds:g}"
             )
         return self
+
+    @property
+    def rollup_seconds(self) -> float:
+        """How old a minute of the rollup becomes."""
+        return self.retention_seconds if self.rollup_retention_seconds is None else self.rollup_retention_seconds
 
     @property
     def accept_past_seconds(self) -> float:

@@ -1,14 +1,14 @@
 """Reads for the API and the live view: containers, charts, log tails and downloads. Always within one organisation."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import asyncpg
 
 from server.db.pool import ReadPool
-from server.db.storage.base import LogRow, Storage
+from server.db.storage.base import NOT_ROLLED, LogRow, Rolled, Storage
 from server.db.storage.times import to_micros
 from server.errors import DatabaseDownError
 from server.protocol.messages import ContainerState, LogLine, LogStream
@@ -31,11 +31,16 @@ _FAILING = (asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesErro
 
 
 class History:
-    """What the database knows. What changed a moment ago is written behind, within about a second."""
+    """What the database knows. What changed a moment ago is written behind, within about a second.
 
-    def __init__(self, pool: ReadPool, storage: Storage) -> None:
+    Args:
+        rolled: says which minutes charts may take from the rollup.
+    """
+
+    def __init__(self, pool: ReadPool, storage: Storage, rolled: Callable[[], Rolled] = lambda: NOT_ROLLED) -> None:
         self._pool = pool
         self._storage = storage
+        self._rolled = rolled
 
     async def host_containers(self, org: str, host: str) -> list[StoredContainer]:
         """Containers of a host by name, those gone left out."""
@@ -91,7 +96,7 @@ class History:
                     MAX_CHART_CONTAINERS,
                 )
                 containers = [record["container_id"] for record in found]
-            buckets = await self._storage.chart(connection, containers, since, until, step_us)
+            buckets = await self._storage.chart(connection, containers, since, until, step_us, self._rolled())
         return Chart(series=row["series"], containers=len(containers), buckets=buckets)
 
     async def owns_container(self, org: str, container_id: int) -> bool:

@@ -13,6 +13,7 @@ import asyncpg
 from server.agents import now_us
 from server.auth.principal import MAX_LIFE_SECONDS
 from server.counters import Counters
+from server.db import rollup_progress
 from server.db.pool import BROKEN, Database
 from server.db.storage.base import Outlook, Storage, Window
 from server.db.storage.pace import Pace
@@ -37,6 +38,9 @@ _OLD = {
     # The rows of a container that is gone went with the window: nothing refers to it any more.
     "container": "removed_at < $1",
     "log_segment": "until < $1",
+    "metric_minute": "minute < $1",
+    # Their samples went, at least in part: they cannot be computed any more.
+    "dirty_minute": "minute < $1",
     "action": "finished_at < $1 AND state NOT IN ('pending', 'sent')",
     "audit": "at < $1 AND result NOT IN ('pending', 'sent')",
     "live_ticket": "expires_at < $1",
@@ -73,6 +77,8 @@ class Ages:
 
     samples: float
     """Samples, log lines, their counts, and containers that are gone."""
+    rollup: float
+    """Minutes of the rollup."""
     actions: float
     audit: float
     hosts: float
@@ -172,6 +178,7 @@ class Retention:
                 failures.append(error)
 
         async def samples(connection: asyncpg.Connection) -> None:
+            await rollup_progress.pruned_until(connection, before, now)
             pruned = await self._storage.prune(connection, before, self._pace)
             self._counters.metric_rows_pruned += pruned.metrics
             self._counters.log_rows_pruned += pruned.logs
@@ -190,8 +197,9 @@ class Retention:
     def _moments(self, now: int) -> dict[str, datetime]:
         """Up to when the rows of each table are too old."""
         seconds = {
-            "container": self._ages.samples, "log_segment": self._ages.samples, "action": self._ages.actions,
-            "audit": self._ages.audit, "live_ticket": 0.0, "enrolment": 0.0, "revocation": _REVOCATION_SECONDS,
+            "container": self._ages.samples, "log_segment": self._ages.samples, "dirty_minute": self._ages.samples,
+            "metric_minute": self._ages.rollup, "action": self._ages.actions, "audit": self._ages.audit,
+            "live_ticket": 0.0, "enrolment": 0.0, "revocation": _REVOCATION_SECONDS,
         }  # fmt: skip
         return {table: to_datetime(now - int(age * 1e6)) for table, age in seconds.items()}
 

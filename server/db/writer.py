@@ -2,7 +2,7 @@
 
 A lane is one task with one connection. It takes what has gathered, sorts it by key, and stores it in one transaction:
 fresh rows by COPY, rows that may have been stored before through a temporary table and INSERT ... ON CONFLICT DO NOTHING,
-values compared. Only after COMMIT does an agent hear of it.
+values compared; with them, what marks their minutes for the rollup. Only after COMMIT does an agent hear of it.
 
 What can fail, and what follows:
 
@@ -26,6 +26,7 @@ import asyncpg
 from server.agents import Progress
 from server.counters import Counters
 from server.db.copying import copy_in
+from server.db.dirty_marks import mark_statement
 from server.db.pool import BROKEN
 from server.db.storage.base import CopyTarget, Storage
 from server.db.storage.times import to_datetime
@@ -270,7 +271,9 @@ class Lane:
         to_copy = [rows for rows in copied if rows.rows]
         # What ends the transaction travels with the last of its rows, what begins it with the first.
         last = to_copy.pop() if to_copy and not maybe_stored else None
-        begin = "BEGIN"
+        # What marks minutes for the rollup travels with BEGIN: committed with the rows, without a trip of its own.
+        marking = mark_statement(mark for batch in batches for mark in batch.marks)
+        begin = f"BEGIN; {marking}" if marking else "BEGIN"
         for rows in to_copy:
             await copy_in(connection, rows.target, rows.in_order(), before=begin)
             begin = ""

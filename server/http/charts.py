@@ -11,7 +11,7 @@ from server.auth.principal import User
 from server.http.containers import no_container
 from server.http.problems import PROBLEM_RESPONSES, CurrentUser, Refused
 from server.http.values import ContainerId, Moment
-from server.reads import Chart, ChartBucket
+from server.reads import MINUTE_US, Chart, ChartBucket
 
 MAX_POINTS = 360
 _STEPS_SECONDS = (
@@ -20,6 +20,7 @@ _STEPS_SECONDS = (
 _RANGES_SECONDS = {"15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400}
 _SECOND_US = 1_000_000
 _DAY_US = 86_400 * _SECOND_US
+_ROLLUP_STEP_SECONDS = MINUTE_US // _SECOND_US
 MAX_AHEAD_US = _DAY_US
 """How far `to` may lie ahead: a browser's clock, or its time zone, is off by less."""
 
@@ -54,8 +55,17 @@ class ChartReads(Protocol):
         """The buckets with samples; None: the organisation has no such container."""
 
 
-def router(reads: ChartReads, current_user: CurrentUser, *, retention_seconds: float) -> APIRouter:
-    """The one route. `retention_seconds` bounds what may be asked for at once."""
+def router(
+    reads: ChartReads, current_user: CurrentUser, *, retention_seconds: float, rollup_seconds: float
+) -> APIRouter:
+    """The one route.
+
+    Args:
+        reads: where charts are read.
+        current_user: who asks.
+        retention_seconds: how old samples become: before that there are whole minutes at best.
+        rollup_seconds: how old those become; it bounds what may be asked for at once.
+    """
     routes = APIRouter(prefix="/api/containers", tags=["containers"], responses=PROBLEM_RESPONSES)
 
     @routes.get(
@@ -72,7 +82,9 @@ def router(reads: ChartReads, current_user: CurrentUser, *, retention_seconds: f
         since: Annotated[
             Moment | None, Query(alias="from", description="Unix microseconds, or RFC 3339; with `to`.")
         ] = None,
-        to: Annotated[Moment | None, Query(description="Exclusive; at most the retention after `from`.")] = None,
+        to: Annotated[
+            Moment | None, Query(description="Exclusive; at most the rollup's retention after `from`.")
+        ] = None,
         merge: Annotated[
             Literal["series", "container"],
             Query(description="series: with those it replaced, or that replaced it; container: it alone."),
@@ -83,7 +95,7 @@ def router(reads: ChartReads, current_user: CurrentUser, *, retention_seconds: f
         if since is None and to is None:
             start, end, step = _recent(_RANGES_SECONDS[span or "1h"])
         else:
-            start, end, step = _between(since, to, retention_seconds)
+            start, end, step = _between(since, to, retention_seconds, rollup_seconds)
         chart = await reads.chart(
             user.org, container_id, since=start, until=end, step_us=step * _SECOND_US, series=merge == "series"
         )
@@ -109,16 +121,20 @@ def _recent(seconds: int) -> tuple[int, int, int]:
     return end - seconds * _SECOND_US, end, step
 
 
-def _between(since: int | None, to: int | None, retention_seconds: float) -> tuple[int, int, int]:
+def _between(
+    since: int | None, to: int | None, retention_seconds: float, rollup_seconds: float
+) -> tuple[int, int, int]:
     if since is None or to is None:
         raise _wrong("from" if since is None else "to", None, "both from and to")
     if since >= to:
         raise _wrong("from", since, f"a time before to = {to}")
     if to > now_us() + MAX_AHEAD_US:
         raise _wrong("to", to, "a time that is not in the future")
-    if to - since > retention_seconds * _SECOND_US:
-        raise _wrong("from", since, f"at most the retention before to = {to}: {retention_seconds:g} s")
+    if to - since > rollup_seconds * _SECOND_US:
+        raise _wrong("from", since, f"at most the retention before to = {to}: {rollup_seconds:g} s")
     step = step_seconds(to - since)
+    if since < now_us() - retention_seconds * _SECOND_US:
+        step = max(step, _ROLLUP_STEP_SECONDS)
     step_us = step * _SECOND_US
     return since // step_us * step_us, -(-to // step_us) * step_us, step
 

@@ -72,6 +72,10 @@ async def test_help_names_every_command(tmp_path: Path) -> None:
             ["--database-url", "postgresql://x", "--retention-seconds", "5"], {"SEATRIAL_JWT_SECRET": SECRET},
             ["prune_interval_seconds = 60", "retention_seconds = 5"],
         ),
+        (
+            ["--database-url", "postgresql://x", "--set", "rollup_retention_seconds=3600"], {"SEATRIAL_JWT_SECRET": SECRET},
+            ["rollup_retention_seconds = 3600: expected at least retention_seconds = 86400"],
+        ),
     ],
 )  # fmt: skip
 async def test_wrong_settings_exit_2_and_are_named(

@@ -6,6 +6,7 @@ import pytest
 
 from server import ingest as ingest_module
 from server.counters import Counters
+from server.dirty_minutes import DirtyMinutes
 from server.errors import PeerError
 from server.ingest import Ingest
 from server.protocol.close_codes import CloseCode
@@ -44,8 +45,9 @@ class Rig:
         self.budget = Budget(budget_bytes)
         self.registry: Registry = make_registry(self.counters)
         self.ingest: Ingest = make_ingest(
-            self.counters, [self.lane], self.live, budget=self.budget, registry=self.registry, **limits
-        )
+            self.counters, [self.lane], self.live, budget=self.budget, registry=self.registry,
+            dirty_minutes=DirtyMinutes(), **limits,
+        )  # fmt: skip
         self.agent: Peer = connect(self.registry, self.ingest, hello(container(0), container(1)))
 
     def send(self, *metrics: Metric, **fields: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from server.agents import AgentRecord, Session, TrackedContainer, now_us
 from server.counters import Counters
+from server.dirty_minutes import DirtyMinutes
 from server.hub import sample_of
 from server.ingest import Ingest, LaneSink, LiveSink, PendingBatch
 from server.log_bounds import LogBounds
@@ -63,12 +64,14 @@ def make_ingest(
     window_batches: int = 64,
     window_bytes: int = 1_000_000,
     log_text_bytes: int = 16_384,
+    dirty_minutes: DirtyMinutes | None = None,
 ) -> Ingest:
     """Ingest as a day of retention and a minute of future want it."""
     budget = budget or Budget(256 * 1024 * 1024)
     windows = Windows(budget, registry or make_registry(), Window(batches=window_batches, bytes=window_bytes))
     return Ingest(
-        counters, budget, windows, lanes, live, LogBounds(2**40), accept_past_seconds=86_340, future_seconds=60,
+        counters, budget, windows, lanes, live, LogBounds(2**40), dirty_minutes or DirtyMinutes(),
+        accept_past_seconds=86_340, future_seconds=60,
         log_text_bytes=log_text_bytes,
     )  # fmt: skip
 

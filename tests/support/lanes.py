@@ -13,6 +13,7 @@ from server.counters import Counters
 from server.db.storage.base import LogRow, Storage
 from server.db.storage.plain import PlainStorage
 from server.db.writer import Lane
+from server.dirty_minutes import DirtyMinutes
 from server.hub import Hub
 from server.ingest import Ingest
 from server.protocol.messages import Container, Hello
@@ -85,6 +86,7 @@ async def rig(
     flush_bytes: int = 1024 * 1024,
     connection_class: type[asyncpg.Connection] = asyncpg.Connection,
     storage: Storage | None = None,
+    dirty_minutes: DirtyMinutes | None = None,
 ) -> AsyncIterator[Rig]:
     """A rig over a migrated database; its lane ends with the context."""
     counters, budget, cuts = Counters(), Budget(64 * 1024 * 1024), Cuts()
@@ -99,7 +101,7 @@ async def rig(
         seam=cuts,
     )  # fmt: skip
     registry = core.make_registry(counters)
-    ingest = core.make_ingest(counters, [lane], Hub(), budget=budget)
+    ingest = core.make_ingest(counters, [lane], Hub(), budget=budget, dirty_minutes=dirty_minutes)
     task = asyncio.create_task(lane.run())
     try:
         yield Rig(registry, ingest, lane, task, counters, budget, cuts)

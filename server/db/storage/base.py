@@ -67,6 +67,17 @@ class Window:
     """How far after `now` a row may lie before `prepare` is called again."""
 
 
+class Rolled(NamedTuple):
+    """Minutes that the rollup has, of every container: from `since` up to `until`, in Unix microseconds."""
+
+    since: int
+    until: int
+
+
+NOT_ROLLED = Rolled(0, 0)
+"""The rollup has nothing that can be relied on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What a strategy says of itself: how it keeps the rows, and whether the index that is written to stays in memory."""
@@ -185,8 +196,23 @@ class Storage(Protocol):
         The place is that of the last one looked at; None: there was none.
         """
 
+    async def roll_up(
+        self, connection: asyncpg.Connection, container_ids: Sequence[int], since: int, until: int
+    ) -> int:
+        """Compute the minutes from `since` to `until` (Unix microseconds, whole minutes) of some containers anew.
+
+        From their samples into table `metric_minute`, in one statement; returns how many have samples. Minutes before
+        `rollup_progress.pruned_until` stay as they are: their samples may be gone.
+        """
+
     async def chart(
-        self, connection: asyncpg.Connection, container_ids: Sequence[int], since: int, until: int, step_us: int
+        self,
+        connection: asyncpg.Connection,
+        container_ids: Sequence[int],
+        since: int,
+        until: int,
+        step_us: int,
+        rolled: Rolled = NOT_ROLLED,
     ) -> Sequence[ChartBucket]:
         """Samples with since <= at < until of some containers together, by steps aligned to the epoch; none is empty.
 
@@ -197,6 +223,8 @@ class Storage(Protocol):
         - a counter that fell was reset: it rose by its new value;
         - no pair: a container's first sample, a null on either side, or more than `longest_gap_us(step_us)` in between;
         - the sample before `since` counts as the one before, so a bucket says the same in every chart of its step.
+
+        A step of whole minutes is read from the rollup where `rolled` says that it is computed; it says the same.
         """
 
     async def prune_container_logs(self, connection: asyncpg.Connection, container_id: int, until: int) -> PrunedLogs:

@@ -6,9 +6,10 @@ from typing import Any
 
 import asyncpg
 
-from server.db.storage.base import CopyTarget, longest_gap_us
+from server.db.storage import rollup
+from server.db.storage.base import NOT_ROLLED, CopyTarget, Rolled, longest_gap_us
 from server.db.storage.times import to_datetime, to_micros
-from server.reads import ChartBucket
+from server.reads import MINUTE_US, ChartBucket
 from server.rows import METRIC_COLUMNS
 
 METRIC_DDL = """
@@ -32,7 +33,7 @@ _CHART = """
                lag(network_rx_bytes) OVER earlier AS rx_before,
                lag(network_tx_bytes) OVER earlier AS tx_before
         FROM container_metric
-        WHERE container_id = ANY($1) AND timestamp >= $2::timestamptz - $5::interval AND timestamp < $3
+        WHERE container_id = ANY($1) AND timestamp >= $6 AND timestamp < $3
         WINDOW earlier AS (PARTITION BY container_id ORDER BY timestamp)
     ), risen AS (
         SELECT timestamp, cpu_percent, memory_bytes, pause,
@@ -68,10 +69,24 @@ class MetricTable:
         """All samples of a time range, as they lie there."""
         await connection.copy_from_query(_OUT, to_datetime(since), to_datetime(until), output=take, format="binary")
 
+    async def roll_up(
+        self, connection: asyncpg.Connection, container_ids: Sequence[int], since: int, until: int
+    ) -> int:
+        """Compute minutes of some containers anew; returns how many have samples."""
+        return await rollup.roll_up(connection, container_ids, since, until)
+
     async def chart(
-        self, connection: asyncpg.Connection, container_ids: Sequence[int], since: int, until: int, step_us: int
+        self,
+        connection: asyncpg.Connection,
+        container_ids: Sequence[int],
+        since: int,
+        until: int,
+        step_us: int,
+        rolled: Rolled = NOT_ROLLED,
     ) -> Sequence[ChartBucket]:
         """Samples of some containers together, by steps of time: one walk along the primary key."""
+        if step_us % MINUTE_US == 0 and since < rolled.until and rolled.since < min(rolled.until, until):
+            return await rollup.chart(connection, container_ids, since, until, step_us, rolled)
         rows = await connection.fetch(
             _CHART,
             container_ids,
@@ -79,5 +94,8 @@ class MetricTable:
             to_datetime(until),
             timedelta(microseconds=step_us),
             timedelta(microseconds=longest_gap_us(step_us)),
+            to_datetime(
+                since - longest_gap_us(step_us)
+            ),  # computed here: Postgres plans only the ranges it knows to need
         )
         return [ChartBucket(to_micros(row[0]), *row[1:]) for row in map(tuple, rows)]

@@ -55,6 +55,17 @@ AGED = {
         """,
         MAX_LIFE_SECONDS + DAY,
     ),
+    "metric_minute": (
+        """
+        INSERT INTO metric_minute (container_id, minute, first_at, last_at, cpu_count, memory_count, samples)
+        SELECT length($1), m, m, m, 0, 0, 1 FROM (SELECT now() - make_interval(secs => $2)) AS a (m)
+        """,
+        DAY,
+    ),
+    "dirty_minute": (
+        "INSERT INTO dirty_minute (minute, containers) SELECT now() - make_interval(secs => $2), ARRAY[length($1)::bigint]",
+        DAY,
+    ),
     "log_segment": (
         "INSERT INTO log_segment VALUES (length($1), now() - make_interval(secs => $2), 1)",
         DAY,

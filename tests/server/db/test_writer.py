@@ -12,6 +12,7 @@ from server.agents import now_us
 from server.db.storage.plain import PlainStorage
 from server.db.storage.times import to_datetime
 from server.protocol.messages import Log, Metric, Rejected
+from server.reads import MINUTE_US
 from tests.support.core import EPOCH, SECOND_US, Peer, container, hello
 from tests.support.lanes import Hold, Rig, WatchedConnection, backends, logs, metrics, rig, terminate
 from tests.support.sockets import DEADLINE_SECONDS, eventually
@@ -216,7 +217,8 @@ class TestCuts:
     async def test_a_flush_of_fresh_rows_takes_a_trip_for_each_table(
         self, database: str, connection: asyncpg.Connection
     ) -> None:
-        """BEGIN and COMMIT travel with rows: with ten thousand sockets each trip waits for a long turn of the loop."""
+        """BEGIN, COMMIT and marks travel with rows: with ten thousand sockets a trip waits for a long turn of the loop."""
+        minute = now_us() // MINUTE_US * MINUTE_US - MINUTE_US
         trips: list[str] = []
 
         class Counts(WatchedConnection):
@@ -226,14 +228,15 @@ class TestCuts:
 
         async with rig(database, connection_class=Counts) as lane:
             agent = lane.agent()
-            agent.batch(Metric(ref=0, mem=1), logs=(Log(ref=0, at=now_us(), line=0, stream="stdout", text="a"),))
+            lines = (Log(ref=0, at=minute, line=0, stream="stdout", text="a"),)
+            agent.batch(Metric(ref=0, mem=1), logs=lines, at=minute)
             await agent.socket.acked(1)
-            agent.batch(Metric(ref=0, mem=2))
+            agent.batch(Metric(ref=0, mem=2), at=minute + MINUTE_US - 1)
             await agent.socket.acked(2)
 
             assert len(await metrics(connection)) == 2
             assert [trip for trip in trips if "TEMP" not in trip] == [
-                "BEGIN; COPY container_metric FROM STDIN",
+                "BEGIN; INSERT INTO dirty_minute VALUES; COPY container_metric FROM STDIN",
                 "COPY container_log FROM STDIN; COMMIT",
                 "BEGIN; COPY container_metric FROM STDIN; COMMIT",
             ]

@@ -1,12 +1,19 @@
 """Charts over REST: which buckets, which containers, which requests are refused. The values are the storage's to test."""
 
+import random
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import pytest
 
+from server.db.storage.base import Rolled
+from server.db.storage.strategies import STRATEGIES
 from server.http.charts import MAX_POINTS, step_seconds
-from tests.support.rows import add_containers, add_samples
+from server.reads import MINUTE_US, ChartBucket
+from simulator.samples import Sample
+from tests.support.charts import assert_same, compute
+from tests.support.rows import add_containers, add_samples, execute
 from tests.support.server import RunningServer, now_us, running_server
 
 SECOND = 1_000_000
@@ -132,6 +139,73 @@ async def test_the_retention_bounds_what_is_asked_for(database: str) -> None:
 
     assert body["step_seconds"] == 7200
     assert len(body["at"]) <= MAX_POINTS + 1
+
+
+@pytest.mark.parametrize("storage", STRATEGIES)
+async def test_long_ranges_read_the_rollup_and_tell_the_truth(database: str, storage: str) -> None:
+    """6 h and 24 h of a day of samples are exact to the newest, and stay so without the old samples; 1 h does not."""
+    settings: dict[str, Any] = {"storage": storage, "retention_seconds": 25 * 3600, "offline_after_seconds": 0.2}
+    chance, start = random.Random(7), now_us() - 86_400 * SECOND
+    rows: list[tuple[int, float | None, int, int, int]] = []
+    rx = 0
+    while (at := start + len(rows) * 60 * SECOND + chance.randrange(60 * SECOND)) < now_us():
+        rx = 0 if chance.random() < 0.01 else rx + chance.randrange(10**6)
+        rows.append((at, None if len(rows) % 50 == 9 else float(len(rows) % 97), chance.randrange(2**34), rx, 2 * rx))
+    async with running_server(database, **settings) as server:
+        (container,) = await add_containers(database, {})
+        service = server.service
+        connection = await asyncpg.connect(database)
+        await service.storage.make_room(connection, start, now_us())
+        await add_samples(database, container, rows)
+        rolled = Rolled(start // MINUTE_US * MINUTE_US, now_us() // MINUTE_US * MINUTE_US - MINUTE_US)
+        assert await service.storage.roll_up(connection, [int(container)], *rolled) > 1000
+        service.rollup.rolled = rolled
+        await connection.close()
+
+        known = [Sample(int(container), *row) for row in rows]
+        charts = {}
+        for span in ("6h", "24h", "1h"):
+            body = charts[span] = await chart(server, container, f"range={span}")
+            truth = compute(known, body["from"], body["to"], body["step_seconds"] * SECOND)
+            assert_same(buckets(body), truth)
+        await execute(
+            database, "DELETE FROM container_metric WHERE timestamp < to_timestamp($1::bigint / 1e6)",
+            rolled.until,
+        )  # fmt: skip
+
+        for span in ("6h", "24h"):
+            body = await chart(server, container, f"range={span}")
+            assert (
+                buckets(body)[:-2]
+                == [b for b in buckets(charts[span]) if b.at >= body["from"]][: len(buckets(body)) - 2]
+            )
+        assert len(buckets(await chart(server, container, "range=1h"))) <= 3
+
+
+def buckets(body: dict[str, Any]) -> list[ChartBucket]:
+    """Those of a chart that have samples."""
+    found = [ChartBucket(*values) for values in zip(*(body[name] for name in ARRAYS), strict=True)]
+    return [bucket for bucket in found if bucket.samples]
+
+
+async def test_what_is_older_than_the_samples_has_whole_minutes(database: str) -> None:
+    """With a longer retention of the rollup older charts are to be had, in steps of a minute at least."""
+    settings: dict[str, Any] = {
+        "retention_seconds": 3600,
+        "rollup_retention_seconds": 7200,
+        "prune_interval_seconds": 60,
+    }
+    async with running_server(database, **settings) as server:
+        (container,) = await add_containers(database, {})
+        now = now_us()
+        old = await chart(server, container, f"from={now - 7000 * SECOND}&to={now - 6900 * SECOND}")
+        new = await chart(server, container, f"from={now - 200 * SECOND}&to={now - 100 * SECOND}")
+        answer = await server.get(
+            f"/api/containers/{container}/metrics?from={now - 7201 * SECOND}&to={now}", server.user_token()
+        )
+
+    assert (old["step_seconds"], new["step_seconds"]) == (60, 1)
+    assert answer.status_code == 422
 
 
 @pytest.mark.parametrize("days", [1e-5, 0.3, 1, 7, 90, 361, 1000, 100_000])

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from server.agents import now_us
+from server.db import migrate
 from server.db.storage import partitions
 from server.db.storage.base import Window
 from server.db.storage.pace import Pace
@@ -33,7 +34,7 @@ UNPACED = Pace(1.0)
 async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection to a database with the strategy's tables, no range yet."""
     opened = await asyncpg.connect(database)
-    await PartitionedStorage().create(opened)
+    await migrate.apply(opened, PartitionedStorage())
     yield opened
     await opened.close()
 
