@@ -21,7 +21,7 @@ import asyncpg
 
 from loadtests.backfill_checks import check_database, check_disk, check_no_server
 from loadtests.history_rows import HistoryRows, Piece
-from server.db import migrate
+from server.db import migrate, rollup_progress
 from server.db.directory_rows import UPSERT_CONTAINERS, UPSERT_HOSTS, ContainerRow, HostRow, columns
 from server.db.storage.base import Storage, Window
 from server.db.storage.times import to_datetime
@@ -126,6 +126,7 @@ class Backfill:
         for host in self._rows.hosts:
             self._ledger.add(Map(agent=host.fake.agent, epoch=0, seq=1, tick=0))
         await migrate.apply(connection, self._storage)
+        await rollup_progress.forget(connection)
 
     async def write_up_to_now(self) -> None:
         """Write everything that was due until now; what becomes due while it is written counts too."""

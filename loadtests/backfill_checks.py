@@ -50,6 +50,9 @@ async def check_database(connection: asyncpg.Connection, storage: Storage) -> No
     for table in written:
         may = f"has_table_privilege('{table}', 'SELECT') AND has_table_privilege('{table}', 'INSERT, UPDATE')"
         await _need(connection, may, f"SELECT, INSERT and UPDATE on {table}")
+    if "rollup_progress" in tables:
+        may = "has_table_privilege('rollup_progress', 'SELECT') AND has_table_privilege('rollup_progress', 'UPDATE')"
+        await _need(connection, may, "SELECT and UPDATE on rollup_progress")
     kept_by = await connection.fetchval("SELECT name FROM storage_strategy")
     if kept_by not in {None, storage.name}:
         raise BackfillError(f"storage = {storage.name!r}: the rows of {name!r} are kept by strategy {kept_by!r}")
