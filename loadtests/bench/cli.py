@@ -105,6 +105,35 @@ def bench_storage(
     _perform(lambda directory: run(options, directory), json_file, keep)
 
 
+@app.command("charts")
+def bench_charts(
+    strategy: Annotated[str, typer.Option(help="Storage strategy.")] = "plain",
+    containers: Annotated[int, typer.Option(min=1, max=100_000, help="A sample of each a second.")] = 100,
+    hours: Annotated[int, typer.Option(min=1, max=24, help="How long they sent.")] = 24,
+    charts: Annotated[int, typer.Option(min=10, max=100_000, help="Charts of each kind.")] = 300,
+    shared_buffers: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of the private Postgres: 128MB.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of ids, and of what is looked at.")] = 1,
+    database_url: DatabaseUrl = None,
+    postgres: PostgresSettings = None,
+    json_file: JsonFile = None,
+    keep: Keep = None,
+) -> None:
+    """Charts of a day of samples from the rollup, beside the same from samples; and what the rollup costs."""
+    from loadtests.bench.charts import Options, run
+    from server.db.storage.strategies import STRATEGIES
+
+    if strategy not in STRATEGIES:
+        _wrong(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
+    memory = [] if shared_buffers is None else [f"shared_buffers={shared_buffers}"]
+    options = Options(
+        strategy=strategy, containers=containers, hours=hours, charts=charts, seed=seed, database_url=database_url,
+        postgres=_postgres(memory + (postgres or []), database_url),
+    )  # fmt: skip
+    _perform(lambda directory: run(options, directory), json_file, keep)
+
+
 @app.command("message")
 def bench_message(
     seconds: Annotated[float, typer.Option(min=1, max=600, help="Of each round.")] = 5.0,

@@ -110,6 +110,19 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_charts_stand_beside_those_from_samples(tmp_path: Path) -> None:
+    """Every kind of chart has its quantiles, beside the rate and the size of the rollup."""
+    done = bench("charts", "--containers", "3", "--hours", "1", "--charts", "10", "--json", str(tmp_path / "out.json"))
+
+    assert done.returncode == 0, done.stderr
+    found = figures(tmp_path / "out.json")
+    assert [name for name, value in found.items() if not value] == []
+    assert {"rolled_up", "bytes_per_minute", "chart_24h_rollup_p99", "chart_24h_raw_p99", "chart_1h_raw_p50"} <= set(
+        found
+    )
+    assert "--strategy tape: expected one of plain" in bench("charts", "--strategy", "tape").stderr
+
+
 def test_storage_strategies_stand_beside_raw_copy(tmp_path: Path) -> None:
     """Each strategy takes the same rows, prunes as many, and every figure is there."""
     done = bench("storage", "--containers", "200", "--window", "20", "--json", str(tmp_path / "out.json"))
