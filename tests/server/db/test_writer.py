@@ -163,11 +163,14 @@ class TestCuts:
         """Nothing was stored, the same rows go again, each is stored once, and one ack comes."""
         agent = lane.agent(container(0), container(1))
         lane.cuts.once(place, lambda: terminate(connection))
-        agent.batch(Metric(ref=0, mem=1), Metric(ref=1, mem=2))
+        # The samples are copied before the second seam, the line with the COMMIT after it.
+        lines = (Log(ref=0, at=now_us(), line=0, stream="stdout", text="a"),)
+        agent.batch(Metric(ref=0, mem=1), Metric(ref=1, mem=2), logs=lines)
 
         await agent.socket.acked(1)
 
         assert sorted(row.mem or 0 for row in await metrics(connection)) == [1, 2]
+        assert len(await logs(connection)) == 1
         assert [ack.seq for ack in agent.socket.acks] == [1]
         assert lane.counters.flush_retries.total() == 1
         assert lane.counters.metric_rows_stored == 2
