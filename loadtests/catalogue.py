@@ -10,7 +10,7 @@ from loadtests.recorded import CHART_RANGES, LATENCIES
 from simulator.fault_kinds import FLEET_FAULTS
 from simulator.scenario import Scenario
 
-CUTS = ("server_kill", "server_term", "resets", "disconnect", "reconnect_storm")
+CUTS = ("server_kill", "server_kill_before_ack", "server_term", "resets", "disconnect", "reconnect_storm")
 """Faults that end connections of agents."""
 
 STATISTICS: dict[str, tuple[str, ...]] = {

@@ -14,6 +14,8 @@ from simulator.scenario import Fault, Problem, Scenario, ScenarioError
 from simulator.scenario_format import seconds
 
 _LOOK_SECONDS = 0.2
+SEAM_TIMEOUT_SECONDS = 10.0
+"""A lane commits several times a second while agents send."""
 _UNREADY = 503
 
 
@@ -55,6 +57,7 @@ class Faults:
         self._network = network
         self._kinds: dict[str, Callable[[Fault], Awaitable[str]]] = {
             "server_kill": self._server_kill,
+            "server_kill_before_ack": self._server_kill_before_ack,
             "server_term": self._server_term,
             "postgres_kill": self._postgres_kill,
             "postgres_stop": self._postgres_stop,
@@ -85,6 +88,17 @@ class Faults:
         pid = server.child.pid
         server.kill()
         return f"SIGKILL to process {pid}"
+
+    async def _server_kill_before_ack(self, _: Fault) -> str:
+        server = self._require_server()
+        child = server.child
+        server.kill_at_seam()
+        try:
+            async with asyncio.timeout(SEAM_TIMEOUT_SECONDS):
+                await child.wait()
+        except TimeoutError:
+            raise FaultError(f"no writer lane came past a COMMIT within {SEAM_TIMEOUT_SECONDS:g} s") from None
+        return f"SIGKILL by itself to process {child.pid}, between a COMMIT and its acks"
 
     async def _server_term(self, _: Fault) -> str:
         server = self._require_server()

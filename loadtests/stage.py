@@ -99,6 +99,10 @@ async def fingerprint(connection: asyncpg.Connection) -> Postgres:
     return Postgres(version=version, settings={row["name"]: row["value"] for row in rows})
 
 
+ARM = signal.SIGUSR1
+"""To a `loadtests.dying_server`: die at the seam."""
+
+
 class ServerUnderTest:
     """The server as its own process, on one port over all restarts."""
 
@@ -120,6 +124,9 @@ class ServerUnderTest:
             "SEATRIAL_LOG_LEVEL": scenario.server.log_level,
         }  # fmt: skip
         self._log = directory / "server.log"
+        dies = any(fault.kind == "server_kill_before_ack" for fault in scenario.faults)
+        # What everybody runs, unless the scenario asks for what only a server that knows of it can do.
+        self._command = python("loadtests.dying_server", "after_commit") if dies else python("seatrial", "serve")
         self.child = self._child()
 
     @property
@@ -154,6 +161,11 @@ class ServerUnderTest:
         self._meant = -signal.SIGKILL
         self.child.send(signal.SIGKILL)
 
+    def kill_at_seam(self) -> None:
+        """SIGKILL as soon as a lane has committed and before it acks. Only if the scenario has a fault that needs it."""
+        self._meant = -signal.SIGKILL
+        self.child.send(ARM)
+
     def terminate(self) -> None:
         """SIGTERM: it is to drain, and to end with exit code 0."""
         self._meant = 0
@@ -176,7 +188,7 @@ class ServerUnderTest:
         await self.start()
 
     def _child(self) -> Child:
-        return Child("server", python("seatrial", "serve"), self._environment, self._log)
+        return Child("server", self._command, self._environment, self._log)
 
 
 def outer_environment() -> dict[str, str]:

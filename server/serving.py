@@ -87,8 +87,11 @@ def make_server(settings: Settings, seam: Seam | None = None) -> DrainingServer:
     return DrainingServer(config, app.state.service)
 
 
-def run(settings: Settings) -> int:
-    """Serve until a signal; returns the exit code: 0 after SIGTERM, 130 after SIGINT, 3 if it could not start."""
+def run(settings: Settings, seam: Seam | None = None) -> int:
+    """Serve until a signal; returns the exit code: 0 after SIGTERM, 130 after SIGINT, 3 if it could not start.
+
+    `seam` as in `server.app.create_app`.
+    """
     received: list[int] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:
@@ -97,7 +100,7 @@ def run(settings: Settings) -> int:
     # Uvicorn raises what it caught again once it is done: it meets these, not the default that would kill us.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, remember)
-    server = make_server(settings)
+    server = make_server(settings, seam)
     server.owns_process = True
     service: Service = server.config.app.state.service  # type: ignore[union-attr]
     try:

@@ -30,6 +30,9 @@ class FaultKind(NamedTuple):
 
 FAULTS: dict[str, FaultKind] = {
     "server_kill": FaultKind("The server gets SIGKILL: no close frame, no last flush.", "server"),
+    "server_kill_before_ack": FaultKind(
+        "The server gets SIGKILL between a COMMIT and its acks: rows are stored, and no agent knows of it.", "server"
+    ),
     "server_term": FaultKind("The server gets SIGTERM: it drains, and ends with exit code 0.", "server"),
     "postgres_kill": FaultKind(
         "The postmaster gets SIGKILL, and its backends end with it; `for` later Postgres is started again.",

@@ -14,7 +14,7 @@ import pytest
 from loadtests.children import Child, python
 from loadtests.proxy import Proxy
 from loadtests.scrape import get
-from loadtests.stage import outer_environment
+from loadtests.stage import ARM, outer_environment
 from loadtests.verify import verify_all
 from server.db.embedded import free_port, temporary
 from server.db.storage.plain import PlainStorage
@@ -112,7 +112,7 @@ async def test_a_server_killed_within_a_flush(database: str, tmp_path: Path, sea
         "PYTHONPATH": str(ROOT), "SEATRIAL_DATABASE_URL": database, "SEATRIAL_JWT_SECRET": SECRET,
         "SEATRIAL_PORT": str(port), "SEATRIAL_LANES": "1",
     }  # fmt: skip
-    dying = Child("server", python("tests.support.dying_server", seam, "10"), environment, tmp_path / "server.log")
+    dying = Child("server", python("loadtests.dying_server", seam), environment, tmp_path / "server.log")
     await dying.start()
     try:
 
@@ -121,6 +121,8 @@ async def test_a_server_killed_within_a_flush(database: str, tmp_path: Path, sea
 
         await eventually(ready, "the server")
         async with running_fleet(f"ws://127.0.0.1:{port}", ledger) as fleet:
+            await fleet.acked(AGENTS)
+            dying.send(ARM)
             async with asyncio.timeout(30):
                 assert await dying.wait() == -signal.SIGKILL, dying.tail()
             await eventually(lambda: not fleet.connected, "the cut")

@@ -120,15 +120,16 @@ async def test_ranges_of_time_are_verified_and_dropped_under_load(tmp_path: Path
 
 
 async def test_a_killed_server_is_started_again_and_nothing_is_lost(tmp_path: Path, postgres_dsn: str) -> None:
-    """Kill -9 in mid-run: the runner restarts it, agents of two processes resend, both their ledgers are clean."""
-    text = SCENARIO.replace('duration = "6s"', 'duration = "12s"').replace('retention = "4s"', 'retention = "60s"')
-    text = text.replace("[thresholds]", '[[fault]]\nat = "3s"\nkind = "server_kill"\n[thresholds]')
-    text += '"server_restarts.count" = "== 1"\n'
+    """Kill -9, and between COMMIT and ack: the runner restarts it, agents of two processes resend, both ledgers are clean."""
+    text = SCENARIO.replace('duration = "6s"', 'duration = "16s"').replace('retention = "4s"', 'retention = "60s"')
+    faults = '[[fault]]\nat = "3s"\nkind = "server_kill"\n[[fault]]\nat = "9s"\nkind = "server_kill_before_ack"\n'
+    text = text.replace("[thresholds]", faults + "[thresholds]")
+    text += '"server_restarts.count" = "== 2"\n"rows_replayed.count" = "> 0"\n'
     code, out, err = await run(tmp_path, text, "--database-url", postgres_dsn, "--set", "fleet.processes=2")
     made = result(tmp_path)
 
     assert code == 0, out + err
-    assert [fault["kind"] for fault in made["faults"]] == ["server_kill"]
+    assert [fault["kind"] for fault in made["faults"]] == ["server_kill", "server_kill_before_ack"]
     assert made["metrics"]["ledger_missing"]["statistics"]["count"] == 0
     assert {"ledger-1.jsonl", "ledger-2.jsonl"} <= {p.name for p in (tmp_path / "runs" / "latest").iterdir()}
     assert made["phases"].keys() >= {"before", "during"}
