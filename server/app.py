@@ -404,6 +404,10 @@ class Service:
                 "Minutes of samples without marks that are not in the rollup yet",
                 self.rollup.minutes_to_fill,
             ),
+            "progress_age_seconds": (
+                "How far the agents' acked_seq in the database may be behind",
+                self.directory.progress_age_seconds,
+            ),
             "acks_waiting": ("Agents whose ack waits for their organisation's rate", self.quotas.acks_waiting),
             "actions_pending": ("Actions that wait for their agent", self.actions.pending),
             "lane_batches_pending": ("Batches waiting for a flush", sum(lane.pending for lane in self.lanes)),

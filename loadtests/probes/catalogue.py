@@ -36,6 +36,8 @@ SERVER_GAUGES: dict[str, tuple[Probed, str, float]] = {
                             _metrics("seatrial_acks_waiting")), "seatrial_acks_waiting", 1),
     "actions_pending": (Probed("", "Actions that wait for their agent.", _metrics("seatrial_actions_pending")),
                         "seatrial_actions_pending", 1),
+    "progress_age_s": (Probed("s", "How far the agents' acked_seq in the database may be behind.",
+                              _metrics("seatrial_progress_age_seconds")), "seatrial_progress_age_seconds", 1),
     "server_loop_lag_ms": (Probed("ms", "How late the server's last one-second tick was.",
                                   _metrics("seatrial_loop_lag_seconds")), "seatrial_loop_lag_seconds", 1000),
 }  # fmt: skip

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import json
 import logging
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,6 +44,13 @@ class Directory:
         self._database = database
         self._registry = registry
         self._counters = counters
+        self._true_at = [time.monotonic()] * TURNS
+        """For each turn: the time at which what the database has of its agents' progress was true."""
+
+    @property
+    def progress_age_seconds(self) -> float:
+        """How far the progress in the database may be behind, at most."""
+        return time.monotonic() - min(self._true_at)
 
     async def load(self) -> None:
         """Take every host's newest epoch and progress into the registry: hellos then need no look-up."""
@@ -80,13 +88,19 @@ class Directory:
 
         False: the database did not take it; it is kept for the next time.
         """
-        registry = self._registry
+        registry, begun = self._registry, time.monotonic()
         records = registry.dirty | {
             r for r in registry.records.values() if r.epoch_dirty and (turn is None or r.number % TURNS == turn)
         }
         records = {r for r in records if r.hello is not None}
-        if not records:
-            return True
+        if records and not await self._write(records):
+            return False
+        for index in range(TURNS) if turn is None else (turn,):
+            self._true_at[index] = begun
+        return True
+
+    async def _write(self, records: set[AgentRecord]) -> bool:
+        registry = self._registry
         registry.dirty = set()
         taken: dict[AgentRecord, set[int]] = {}
         for record in records:

@@ -1,5 +1,7 @@
 """The directory: what a restart must know, and that no record keeps another from being written."""
 
+import re
+import time
 import uuid
 
 import asyncpg
@@ -45,6 +47,36 @@ async def test_a_restart_knows_what_was_acknowledged(database: str) -> None:
             assert agent.welcome["acked_seq"] == 2
         async with server.agent() as agent:
             assert agent.welcome["acked_seq"] == 0
+
+
+async def test_the_age_of_the_progress_is_told(database: str) -> None:
+    """In the database it is a few seconds behind, and while the database does not take it, older and older."""
+    async with running_server(database) as server, server.agent() as agent:
+        await agent.batch(1)
+        await agent.acked(1)
+        directory = server.service.directory
+        await directory.write()
+        assert (await fetch(database, "SELECT acked_seq FROM host")) == [(1,)]
+        text = (await server.get("/metrics")).text
+        (told,) = re.findall(r"^seatrial_progress_age_seconds (\S+)$", text, re.MULTILINE)
+        assert float(told) >= 0
+
+        begun = time.monotonic()
+        await directory.write(0)
+        assert directory.progress_age_seconds >= time.monotonic() - begun, "two turns of three are older"
+        admin = await asyncpg.connect(database)
+        await admin.execute("ALTER TABLE host RENAME TO gone")
+        await agent.batch(2)
+        await agent.acked(2)
+        assert not await directory.write()
+        age = directory.progress_age_seconds
+        assert not await directory.write()
+        assert directory.progress_age_seconds > age
+        await admin.execute("ALTER TABLE gone RENAME TO host")
+        await admin.close()
+        begun = time.monotonic()
+        assert await directory.write()
+        assert directory.progress_age_seconds <= time.monotonic() - begun
 
 
 async def test_a_key_that_another_container_has_is_left_to_it(server: RunningServer, database: str) -> None:
