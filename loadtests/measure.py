@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from hdrh.histogram import HdrHistogram
 
+from simulator.hdr import mean_value
+
 LOWEST_US = 1
 HIGHEST_US = 3_600_000_000
 DIGITS = 3
@@ -83,7 +85,7 @@ class Latency:
         found = {name: percentiles[percentile] / 1000 for name, percentile in _PERCENTILES.items()}
         return found | {
             "max": self._histogram.get_max_value() / 1000,
-            "mean": self._histogram.get_mean_value() / 1000,
+            "mean": mean_value(self._histogram) / 1000,
             "count": float(self.count),
         }
 

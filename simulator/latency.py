@@ -6,6 +6,7 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
+from simulator.hdr import mean_value
 from simulator.intervals import Interval, Intervals
 
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
@@ -144,7 +145,7 @@ def _summary(histogram: HdrHistogram, clamped: int) -> dict[str, float | int | s
         for name, value in histogram.get_percentile_to_value_dict(list(_PERCENTILES.values())).items():
             found[next(key for key, percentile in _PERCENTILES.items() if percentile == name)] = value / 1000
         found["max"] = histogram.get_max_value() / 1000
-        found["mean"] = round(histogram.get_mean_value() / 1000, 3)
+        found["mean"] = round(mean_value(histogram) / 1000, 3)
     found["clamped"] = clamped
     found["hdr"] = histogram.encode().decode()
     return found
