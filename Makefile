@@ -24,10 +24,10 @@ run: $(STAMP)    ## the smoke scenario: Postgres, server, fleet, load, verdict (
 demo: $(STAMP)   ## a server and a fleet of 200 agents to try by hand, until Ctrl-C
 	@$(BIN)/seatrial demo
 
-# Four at once, as most of them wait for something; whole runs after them, two at once: more would disturb each other.
+# Several at once, as most of them wait for something; whole runs after them, fewer at once: more would disturb each other.
 test: $(STAMP)   ## the whole test suite
-	$(BIN)/python -m pytest -n 4 --dist loadfile --ignore=tests/e2e
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e
+	$(BIN)/python -m pytest -n 6 --dist loadfile --ignore=tests/e2e
+	$(BIN)/python -m pytest -n 4 --dist worksteal tests/e2e
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

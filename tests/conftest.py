@@ -23,9 +23,25 @@ def postgres_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-async def database(postgres_dsn: str) -> AsyncIterator[str]:
+async def empty_database(postgres_dsn: str) -> AsyncIterator[str]:
     """The DSN of an empty database of this test alone; nothing of it remains afterwards."""
     dsn = await postgres.create_database(postgres_dsn)
+    yield dsn
+    await postgres.drop_database(postgres_dsn, dsn)
+
+
+@pytest.fixture(scope="session")
+async def migrated_database(postgres_dsn: str) -> AsyncIterator[str]:
+    """The DSN of a database that others are copied from."""
+    dsn = await postgres.create_migrated(postgres_dsn)
+    yield dsn
+    await postgres.drop_database(postgres_dsn, dsn)
+
+
+@pytest.fixture
+async def database(postgres_dsn: str, migrated_database: str) -> AsyncIterator[str]:
+    """The DSN of a database of this test alone, with the tables of strategy `plain` and no rows."""
+    dsn = await postgres.create_database(postgres_dsn, migrated_database)
     yield dsn
     await postgres.drop_database(postgres_dsn, dsn)
 

@@ -31,6 +31,12 @@ def wanted(**changes: Any) -> Wanted:
 
 
 @pytest.fixture
+def database(empty_database: str) -> str:
+    """Here each strategy makes its tables itself."""
+    return empty_database
+
+
+@pytest.fixture
 async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
     """To the test's own database."""
     opened = await asyncpg.connect(database)

@@ -77,9 +77,9 @@ async def test_a_key_pair_serves_at_once(tmp_path: Path, algorithm: str) -> None
     assert (again, "exists already" in refusal) == (2, True)
 
 
-async def test_quotas_are_set_shown_and_cleared(tmp_path: Path, database: str) -> None:
+async def test_quotas_are_set_shown_and_cleared(tmp_path: Path, empty_database: str) -> None:
     """`quota set` changes what is given and leaves the rest; `clear` gives the server's limits back."""
-    variables = {"SEATRIAL_DATABASE_URL": database}
+    variables = {"SEATRIAL_DATABASE_URL": empty_database}
     unmigrated = await seatrial("quota", "show", "acme", cwd=tmp_path, **variables)
     await seatrial("db", "migrate", cwd=tmp_path, **variables)
     nothing = await seatrial("quota", "set", "acme", cwd=tmp_path, **variables)

@@ -10,7 +10,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from server.db import migrate
 from server.db.embedded import temporary
+from server.db.storage.plain import PlainStorage
 
 DSN_VARIABLE = "SEATRIAL_TEST_DATABASE_URL"
 DEFAULT_IMAGE = "postgres:15-alpine"
@@ -52,17 +54,37 @@ def cluster(choice: str, image: str) -> Iterator[str]:
         )
 
 
-async def create_database(dsn: str) -> str:
-    """Create an empty database on a cluster and return its DSN; needs the right CREATEDB."""
+async def create_database(dsn: str, template: str | None = None) -> str:
+    """Create a database on a cluster and return its DSN; needs the right CREATEDB.
+
+    Args:
+        dsn: of the cluster.
+        template: DSN of a database of it that nobody is connected to, to be copied; None: the new one is empty.
+    """
     name = f"test_{secrets.token_hex(6)}"
-    await _execute(dsn, f'CREATE DATABASE "{name}"')
+    copied = f' TEMPLATE "{_name(template)}"' if template else ""
+    await _execute(dsn, f'CREATE DATABASE "{name}"{copied}')
     return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+
+
+async def create_migrated(dsn: str) -> str:
+    """Create a database with every table, of strategy `plain`, and return its DSN: migrations take longer than a copy."""
+    migrated = await create_database(dsn)
+    connection = await asyncpg.connect(migrated, timeout=_CONNECT_TIMEOUT_SECONDS)
+    try:
+        await migrate.apply(connection, PlainStorage())
+    finally:
+        await connection.close()
+    return migrated
 
 
 async def drop_database(dsn: str, database_dsn: str) -> None:
     """Drop what `create_database` made, with whatever still holds a connection to it."""
-    name = urlsplit(database_dsn).path.removeprefix("/")
-    await _execute(dsn, f'DROP DATABASE "{name}" WITH (FORCE)')
+    await _execute(dsn, f'DROP DATABASE "{_name(database_dsn)}" WITH (FORCE)')
+
+
+def _name(dsn: str) -> str:
+    return urlsplit(dsn).path.removeprefix("/")
 
 
 async def _execute(dsn: str, statement: str) -> None:

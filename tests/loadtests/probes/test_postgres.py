@@ -61,9 +61,9 @@ async def test_the_slowest_statements_are_told_or_it_is_said_why_not(database: s
         assert probe.looks.note.startswith("no slowest statements: ")
 
 
-async def test_tables_that_do_not_exist_are_a_look_in_vain(database: str) -> None:
+async def test_tables_that_do_not_exist_are_a_look_in_vain(empty_database: str) -> None:
     """Before the server made them there is nothing to measure, and that is said."""
-    looking = Reconnecting(database, statement_seconds=5)
+    looking = Reconnecting(empty_database, statement_seconds=5)
     probe = TablesProbe(storage("plain"), looking)
     try:
         await probe.look()

@@ -84,19 +84,19 @@ async def count(dsn: str, query: str) -> int:
 
 
 @pytest.mark.parametrize("storage", STRATEGIES)
-async def test_a_short_window_empties_itself(database: str, storage: str) -> None:
+async def test_a_short_window_empties_itself(empty_database: str, storage: str) -> None:
     """Samples, lines and a container that is gone leave the tables once they are older than the retention."""
     gone = [container(0), container(1, state="removed")]
     settings: dict[str, Any] = {"storage": storage, "retention_seconds": 1.5, "prune_interval_seconds": 0.2}
-    async with running_server(database, **settings) as server, server.agent(containers=gone) as agent:
+    async with running_server(empty_database, **settings) as server, server.agent(containers=gone) as agent:
         await agent.batch(1, logs=[line("x", now_us())], metrics=[{"ref": 0, "cpu": 1.0}])
         await agent.acked(1)
         await server.service.directory.write()
-        assert await count(database, "SELECT count(*) FROM container_metric") == 1
+        assert await count(empty_database, "SELECT count(*) FROM container_metric") == 1
         counters = server.service.counters
         await eventually(lambda: counters.metric_rows_pruned == counters.log_rows_pruned == 1, "pruned")
         left = await count(
-            database, "SELECT (SELECT count(*) FROM container_metric) + (SELECT count(*) FROM container_log)"
+            empty_database, "SELECT (SELECT count(*) FROM container_metric) + (SELECT count(*) FROM container_log)"
         )
         await eventually(lambda: counters.containers_forgotten == 1, "the removed container forgotten")
         await agent.batch(2)

@@ -120,6 +120,12 @@ async def make_bench(dsn: str, storage: Storage, monkeypatch: pytest.MonkeyPatch
             await connection.close()
 
 
+@pytest.fixture
+def database(empty_database: str) -> str:
+    """Here each strategy makes its tables itself."""
+    return empty_database
+
+
 @pytest.fixture(params=STRATEGIES)
 async def bench(request: pytest.FixtureRequest, database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     """A bench of each strategy."""

@@ -148,7 +148,7 @@ async def test_the_retention_bounds_what_is_asked_for(database: str) -> None:
 
 
 @pytest.mark.parametrize("storage", STRATEGIES)
-async def test_long_ranges_read_the_rollup_and_tell_the_truth(database: str, storage: str) -> None:
+async def test_long_ranges_read_the_rollup_and_tell_the_truth(empty_database: str, storage: str) -> None:
     """6 h and 24 h of a day of samples are exact to the newest, and stay so without the old samples; 1 h does not."""
     settings: dict[str, Any] = {"storage": storage, "retention_seconds": 25 * 3600, "offline_after_seconds": 0.2}
     chance, start = random.Random(7), now_us() - 86_400 * SECOND
@@ -157,12 +157,12 @@ async def test_long_ranges_read_the_rollup_and_tell_the_truth(database: str, sto
     while (at := start + len(rows) * 60 * SECOND + chance.randrange(60 * SECOND)) < now_us():
         rx = 0 if chance.random() < 0.01 else rx + chance.randrange(10**6)
         rows.append((at, None if len(rows) % 50 == 9 else float(len(rows) % 97), chance.randrange(2**34), rx, 2 * rx))
-    async with running_server(database, **settings) as server:
-        (container,) = await add_containers(database, {})
+    async with running_server(empty_database, **settings) as server:
+        (container,) = await add_containers(empty_database, {})
         service = server.service
-        connection = await asyncpg.connect(database)
+        connection = await asyncpg.connect(empty_database)
         await service.storage.make_room(connection, start, now_us())
-        await add_samples(database, container, rows)
+        await add_samples(empty_database, container, rows)
         rolled = Rolled(start // MINUTE_US * MINUTE_US, now_us() // MINUTE_US * MINUTE_US - MINUTE_US)
         assert await service.storage.roll_up(connection, [int(container)], *rolled) > 1000
         service.rollup.rolled = rolled
@@ -175,7 +175,7 @@ async def test_long_ranges_read_the_rollup_and_tell_the_truth(database: str, sto
             truth = compute(known, body["from"], body["to"], body["step_seconds"] * SECOND)
             assert_same(buckets(body), truth)
         await execute(
-            database, "DELETE FROM container_metric WHERE timestamp < to_timestamp($1::bigint / 1e6)",
+            empty_database, "DELETE FROM container_metric WHERE timestamp < to_timestamp($1::bigint / 1e6)",
             rolled.until,
         )  # fmt: skip
 
