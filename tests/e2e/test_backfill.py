@@ -6,13 +6,16 @@ from pathlib import Path
 from statistics import median
 
 import asyncpg
+import pytest
 
 from loadtests.backfill import Wanted, backfilling
 from loadtests.verify import verify_all
 from server.db.storage.plain import PlainStorage
 from simulator.continuing import read_history
-from simulator.fleet import Fleet
+from simulator.ledger import ledger_files
+from simulator.merge import add_reports
 from simulator.plan import Plan
+from simulator.processes import Processes
 from tests.support.command import seatrial
 from tests.support.server import SECRET, running_server
 
@@ -20,7 +23,8 @@ INTERVAL_US = 500_000
 AGENTS, CONTAINERS, LOG_LINES = 4, 3, 2
 
 
-async def test_a_fleet_goes_on_where_a_history_ends(database: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_fleet_goes_on_where_a_history_ends(database: str, tmp_path: Path, processes: int) -> None:
     """Every row on both sides of the seam is as sent, and a chart over it has no gap, no reset and no spike."""
     past, present = tmp_path / "history", tmp_path / "ledger"
     wanted = Wanted(
@@ -42,7 +46,7 @@ async def test_a_fleet_goes_on_where_a_history_ends(database: str, tmp_path: Pat
         plan = Plan(
             url=f"{server.ws}/ws/agent", secret=SECRET, duration_us=3_000_000, ramp_us=200_000, **known.plan_fields({})
         )
-        fleet = Fleet(plan, present)
+        fleet = Processes(plan, processes, present, lambda _: None)
         await asyncio.wait_for(fleet.run(asyncio.Event()), 60)
         token = server.user_token()
         listed = (await server.get("/api/hosts/host-00001/containers", token)).json()["containers"]
@@ -53,7 +57,7 @@ async def test_a_fleet_goes_on_where_a_history_ends(database: str, tmp_path: Pat
         ).json()
 
     connection = await asyncpg.connect(database)
-    findings = await verify_all([past, present], PlainStorage(), connection)
+    findings = await verify_all([past, *ledger_files(present, processes)], PlainStorage(), connection)
     segments = await connection.fetchval("SELECT sum(bytes) FROM log_segment")
     lines = await connection.fetchval(
         "SELECT sum(octet_length(text) + 150) FROM container_log WHERE timestamp < to_timestamp($1::float8)",
@@ -63,8 +67,10 @@ async def test_a_fleet_goes_on_where_a_history_ends(database: str, tmp_path: Pat
 
     assert findings.clean, findings.examples
     assert findings.verified_fraction == 1.0
-    assert findings.acked == history.rows + fleet.counts.metrics_produced + fleet.counts.logs_produced
-    assert fleet.counts.skipped_ticks == 0
+    whole = add_reports(fleet.reports)
+    assert fleet.failures == []
+    assert findings.acked == history.rows + sum(whole["rows"].values())
+    assert whole["skipped_ticks"] == 0
     assert len(listed) == CONTAINERS
     assert segments == lines
     seconds = [at // 1_000_000 for at in chart["at"]]

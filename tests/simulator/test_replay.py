@@ -1,5 +1,6 @@
 """Recorded agents as hosts: other names, shifted times, round after round, and rows that a verifier makes again."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,17 @@ from server.protocol.identity import container_id
 from server.protocol.messages import Batch, Container, Hello, Inventory, Log, Metric
 from simulator.errors import PlanError
 from simulator.expected import ExpectedRows
+from simulator.fleet import Fleet
 from simulator.ledger import Header, LedgerError, LedgerReader, LedgerWriter, Map, Replayed
+from simulator.merge import add_reports
+from simulator.processes import Processes
 from simulator.recorded_agents import Recording, read_recording
 from simulator.recording import Frame, Opened, RecordingError, RecordingWriter
 from simulator.replay import ReplayHost
 from simulator.samples import Sample
+from tests.simulator.test_processes import rows_of
+from tests.support.fake_server import fake_server
+from tests.support.fleets import plan_for
 
 T0 = 1_700_000_000_000_000
 START = 1_800_000_000_000_000
@@ -210,3 +217,20 @@ def test_the_command_says_what_is_wrong(recorded: Recording, arguments: list[str
 
     assert words in done.output
     assert done.exit_code == 2
+
+
+async def test_processes_send_exactly_what_one_does(recorded: Recording, tmp_path: Path) -> None:
+    """Each copy's rows come from one of the processes, at the same times after the start, and the ledgers tell of all."""
+    fields = recorded.plan_fields(2, {}) | {"duration_us": recorded.period_us, "ramp_us": 0}
+    async with fake_server() as server:
+        alone = Fleet(plan_for(server.url, **fields))
+        await alone.run(asyncio.Event())
+        expected = rows_of(server, alone.t0_us)
+    async with fake_server() as server:
+        fleet = Processes(plan_for(server.url, **fields), 2, tmp_path / "ledger.jsonl", lambda _: None)
+        await fleet.run(asyncio.Event())
+        found = rows_of(server, add_reports(fleet.reports)["started_us"])
+
+    assert fleet.failures == []
+    assert len(found) > 4 * 4
+    assert found == expected
