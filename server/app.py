@@ -64,6 +64,8 @@ from server.ws.live import LiveEndpoint
 VERSION = "0.1.0"
 BUCKET_SECONDS = 0.1
 """Pause between two fillings of the organisations' buckets."""
+_SLOW_FLUSH_SECONDS = 0.5
+"""Above it acks are late, and what can wait leaves the machine to the lanes."""
 
 _log = logging.getLogger("seatrial.app")
 
@@ -122,6 +124,7 @@ class Service:
             future_seconds=settings.future_seconds,
             retention_seconds=settings.retention_seconds,
             duty=settings.rollup_duty,
+            pressed=lambda: any(lane.flush_takes_seconds > _SLOW_FLUSH_SECONDS for lane in self.lanes),
         )
         self.history = History(self.read_pool, self.storage, lambda: self.rollup.rolled)
         self.tickets = Tickets(self.database, ticket_seconds=settings.ticket_seconds)

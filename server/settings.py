@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     ] = 15.0
     rollup_duty: Annotated[
         float, Field(gt=0, le=1, description="Share of time that computing the rollup may take.")
-    ] = 0.5
+    ] = 0.2
     log_bytes_per_container: Annotated[
         int,
         Field(

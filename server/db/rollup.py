@@ -26,6 +26,9 @@ INTERVAL_SECONDS = 10.0
 """From the beginning of a round to that of the next: a late sample shows in long charts after about as long."""
 SETTLE_SECONDS = 30.0
 """Time for samples that were received to be stored; past it the round is left to the next."""
+PRESSED_SECONDS = 5.0
+"""How long a statement waits at most for flushes to be quick again: beside a load that never rests the rollup goes on."""
+_LOOK_SECONDS = 0.1
 _CONTAINERS = 2_000
 """Of a statement. They are neighbours in the order of ids, in which a flush stores them: their samples lie on few pages."""
 _LOCK = 0x5EA7_11A3
@@ -45,6 +48,7 @@ class Rollup:
         future_seconds: how far ahead of our clock a sample may lie.
         retention_seconds: how old samples become: what is older is not filled.
         duty: share of time that computing may take, up to 1.
+        pressed: whether who stores samples has no time to lose; nothing is computed meanwhile.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Rollup:
         future_seconds: float,
         retention_seconds: float,
         duty: float,
+        pressed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._database = database
         self._storage = storage
@@ -69,6 +74,7 @@ class Rollup:
         self._future_us = int(future_seconds * 1e6)
         self._retention_us = int(retention_seconds * 1e6)
         self._pace = Pace(duty)
+        self._pressed = pressed
         self._connection: asyncpg.Connection | None = None
         self._has_lock = False
         self.rolled: Rolled = NOT_ROLLED
@@ -157,9 +163,17 @@ class Rollup:
         await dirty_marks.take_away(connection, minute, marks)
 
     async def _roll_up(self, connection: asyncpg.Connection, containers: Sequence[int], minute: int) -> None:
+        await self._unpressed()
         async with self._pace.step():
             computed = await self._storage.roll_up(connection, containers, minute, minute + MINUTE_US)
         self._counters.minutes_rolled_up += computed
+
+    async def _unpressed(self) -> None:
+        """Leave the machine to who stores samples: acks wait for that, and charts can be read from samples."""
+        for _ in range(round(PRESSED_SECONDS / _LOOK_SECONDS)):
+            if not self._pressed():
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _advance(self, connection: asyncpg.Connection, until: int) -> None:
         """Every minute before `until` is computed."""
@@ -177,6 +191,8 @@ class Rollup:
         if self._connection is None or self._connection.is_closed():
             self._has_lock = False
             self._connection = await self._database.connect("seatrial-rollup")
+            # One core at most: there is no hurry.
+            await self._connection.execute("SET max_parallel_workers_per_gather = 0")
         if not self._has_lock:
             self._has_lock = await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK)
             if not self._has_lock:

@@ -106,10 +106,11 @@ class Lane:
         self._some = asyncio.Event()
         self._enough = asyncio.Event()
         self._flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._busy = False
         self._connection: asyncpg.Connection | None = None
         self.failing_since: float | None = None
         """Monotonic time since when no flush succeeded; None: all is well."""
+        self._flush_began: float | None = None
+        self._last_flush_seconds = 0.0
 
     def offer(self, batch: PendingBatch) -> None:
         """Take a batch for the next flush."""
@@ -128,7 +129,14 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Whether everything offered is committed."""
-        return not self._pending and not self._busy
+        return not self._pending and self._flush_began is None
+
+    @property
+    def flush_takes_seconds(self) -> float:
+        """How long the last flush took, or the one under way has taken so far, whichever is longer; 0 while nothing waits."""
+        if self._flush_began is None:
+            return self._last_flush_seconds if self._pending else 0.0
+        return max(self._last_flush_seconds, asyncio.get_running_loop().time() - self._flush_began)
 
     async def barrier(self, timeout_seconds: float) -> None:
         """Wait until everything offered before this call is committed.
@@ -154,13 +162,14 @@ class Lane:
                     except TimeoutError:
                         pass
                 batches = self._take()
-                self._busy = True
+                loop = asyncio.get_running_loop()
+                began = self._flush_began = loop.time()
                 try:
                     batches = await self._store(batches)
                     if self._seam:
                         await self._seam("after_commit")
                 finally:
-                    self._busy = False
+                    self._flush_began, self._last_flush_seconds = None, loop.time() - began
                 self._committed += len(batches)
                 self._acknowledge(batches)
                 flushed, self._flushed = self._flushed, asyncio.get_running_loop().create_future()

@@ -170,6 +170,31 @@ async def test_a_minute_is_computed_after_its_grace(bench: Bench) -> None:
     await bench.check()
 
 
+async def test_it_waits_while_flushes_are_slow(plain: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is computed while who stores samples is pressed, but never for longer than its time."""
+    agent = plain.agent()
+    looks: list[int] = []
+
+    def pressed() -> bool:
+        looks.append(plain.rig.counters.minutes_rolled_up)
+        return len(looks) < 4
+
+    monkeypatch.setattr(plain.rollup, "_pressed", pressed)
+    agent.batch(sample(0))
+    await plain.acked(agent)
+    plain.clock.minutes(2)
+    await plain.rollup.round()
+    assert (looks, plain.rig.counters.minutes_rolled_up) == ([0, 0, 0, 0], 1)
+
+    monkeypatch.setattr(plain.rollup, "_pressed", lambda: True)
+    monkeypatch.setattr(rollup_module, "PRESSED_SECONDS", 0.2)
+    agent.batch(sample(120))
+    await plain.acked(agent)
+    plain.clock.minutes(10)
+    await plain.rollup.round()
+    assert plain.rig.counters.minutes_rolled_up == 2
+
+
 async def test_what_is_rolled_is_read_from_the_rollup(bench: Bench) -> None:
     """Without the samples it was made of, a long chart stays as it was; a short one has nothing."""
     agent = bench.agent()

@@ -152,6 +152,20 @@ class TestCommit:
 
             assert len(await logs(connection)) == 70
 
+    async def test_a_lane_tells_how_long_its_flushes_take(self, lane: Rig) -> None:
+        """While one is under way it counts up; a lane that has nothing to do is in no hurry."""
+        hold = Hold()
+        lane.cuts.once("before_commit", hold)
+        agent = lane.agent()
+        assert lane.lane.flush_takes_seconds == 0
+        agent.batch(Metric(ref=0))
+        await reached(hold)
+        first = lane.lane.flush_takes_seconds
+        await eventually(lambda: lane.lane.flush_takes_seconds > first)
+        hold.release.set()
+        await agent.socket.acked(1)
+        await eventually(lambda: lane.lane.flush_takes_seconds == 0)
+
 
 class TestCuts:
     """Each step of a flush may be the last one of its connection."""
