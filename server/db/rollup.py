@@ -83,6 +83,8 @@ class Rollup:
         """What was marked at the end of the last round."""
         self.minutes_to_fill = 0
         """Minutes of samples without marks that are not computed yet."""
+        self._over = 0
+        """Every minute before it was over, and its grace past, at the last round."""
 
     async def load(self) -> None:
         """Take up where the process before ended. Before the lanes begin: from here on every sample has its mark.
@@ -103,7 +105,13 @@ class Rollup:
                 await asyncio.sleep(due - loop.time())
                 try:
                     await self.round()
-                    while self.minutes_to_fill and loop.time() < due + INTERVAL_SECONDS:
+                    # On a new database the first minute to fill lies ahead of the clock, where a sample may come from. Filled
+                    # before it is over, charts would take it from the rollup without the samples that follow.
+                    while (
+                        self.minutes_to_fill
+                        and self.rolled.since <= self._over
+                        and loop.time() < due + INTERVAL_SECONDS
+                    ):
                         await self.fill()
                 except (DatabaseDownError, asyncpg.PostgresError, *BROKEN) as error:
                     _log.warning("the rollup failed, will be tried again", extra={"error": str(error)})
@@ -125,6 +133,7 @@ class Rollup:
         started = loop.time()
         until = self._dirty_minutes.close(now_us() - self._grace_us)
         await self._settle(SETTLE_SECONDS)
+        self._over = until
         newest = await dirty_marks.newest_mark(connection)
         while (minute := await dirty_marks.oldest_minute(connection, until, newest)) is not None:
             await self._advance(connection, minute)

@@ -432,6 +432,48 @@ async def test_samples_without_marks_are_filled_backwards(bench: Bench) -> None:
     assert await rollup_progress.begin(bench.connection, bench.clock.now) == bench.rollup.rolled
 
 
+async def test_minutes_that_go_on_are_not_filled(plain: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a new database, where samples may be ahead of the clock: charts are exact while the first minutes go on."""
+    rounds = asyncio.Queue[None]()
+    round_ = plain.rollup.round
+
+    async def told() -> None:
+        await round_()
+        rounds.put_nowait(None)
+
+    async def pass_rounds() -> None:
+        while not rounds.empty():
+            rounds.get_nowait()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            for _ in range(3):
+                await rounds.get()
+
+    await rollup_progress.forget(plain.connection)
+    plain.rollup._future_us = MINUTE_US
+    plain.clock.minutes(0.5)
+    await plain.rollup.load()
+    monkeypatch.setattr(plain.rollup, "round", told)
+    monkeypatch.setattr(rollup_module, "INTERVAL_SECONDS", 0.01)
+    early, late = plain.agent(0), plain.agent(1)
+    early.batch(sample(10), sample(20))
+    await plain.acked(early)
+    task = asyncio.create_task(plain.rollup.run())
+    try:
+        await pass_rounds()
+        late.batch(sample(40), sample(50))
+        await plain.acked(late)
+        await pass_rounds()
+        await plain.check()
+        plain.clock.minutes(4)
+        await pass_rounds()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    assert plain.rollup.rolled.since <= START
+    await plain.check()
+
+
 async def test_a_clock_that_moved_back_begins_anew(plain: Bench) -> None:
     """What is rolled ahead of the clock is no more relied on: it is filled again."""
     plain.clock.minutes(600)
