@@ -32,7 +32,8 @@ CPU_WALK, MEM_WALK, STEPS, SPIKES = 0x43, 0x4D, 0x53, 0x50
 _ZONES = (0, 0, 0, 0, 6, 15)
 """Hours by which a host's day is ahead: four hosts of six are where the fleet's owner is."""
 _START_HOUR = 9
-_MAX_WEIGHT = 1_000_000
+MAX_WEIGHT = 1_000_000
+"""Of a profile in a mix."""
 _MASK = (1 << 64) - 1
 _MIB = 1 << 20
 
@@ -144,8 +145,8 @@ def checked_mix(mix: Mapping[str, object]) -> dict[str, int]:
     for name, weight in mix.items():
         if name not in DEFAULT_MIX:
             raise MixError(f"one of {known}, not {name}")
-        if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= _MAX_WEIGHT:
-            raise MixError(f"a weight from 1 to {_MAX_WEIGHT} for {name}, not {weight}")
+        if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= MAX_WEIGHT:
+            raise MixError(f"a weight from 1 to {MAX_WEIGHT} for {name}, not {weight}")
     return {str(profile): weight for profile in PROFILES if isinstance(weight := mix.get(profile), int)}
 
 

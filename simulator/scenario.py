@@ -5,10 +5,8 @@ has been checked, so nothing after it asks again. The names of metrics are not k
 those.
 """
 
-import difflib
 import re
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,10 @@ from msgspec import Struct, field
 from simulator.lives import most_churn_per_hour
 from simulator.profiles import DEFAULT_MIX
 from simulator.scenario_faults import Fault, begins, conflicts, defaults_of, fault_of
+from simulator.scenario_files import EXTENDS, Layer, leaves, locate, read_layers
 from simulator.scenario_format import (
     FAULT_KEYS,
     KEYS,
-    OPERATORS,
-    PHASES,
     THRESHOLD_KEYS,
     Key,
     Problem,
@@ -34,6 +31,7 @@ from simulator.scenario_format import (
 )
 from simulator.scenario_shapes import Shape, make_shape
 from simulator.scenario_shapes import conflicts as shape_conflicts
+from simulator.scenario_thresholds import NO_THRESHOLD, Threshold, threshold_name, threshold_part, threshold_parts
 
 __all__ = [
     "NO_THRESHOLD",
@@ -51,7 +49,6 @@ __all__ = [
     "load",
 ]
 
-_METRIC_STAT = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 _FAULT_KEY = re.compile(r"fault\[([0-9]+)\]\.(.+)", re.DOTALL)
 _SECTIONS = (*dict.fromkeys(key.rpartition(".")[0] for key in KEYS if "." in key), "server.env", "thresholds")
 _WHOLE = frozenset({"fleet.profiles"})
@@ -65,7 +62,12 @@ _OF_USERS = {
     "actions.per_second": ("actions.operators",),
 }
 """How users behave, and the users of whom one at least must be there."""
-_SHORTER_THAN = {"fleet.ramp": "duration", "fleet.interval": "duration", "storage.prune_interval": "storage.retention"}
+_SHORTER_THAN = {
+    "warm_up": "duration",
+    "fleet.ramp": "duration",
+    "fleet.interval": "duration",
+    "storage.prune_interval": "storage.retention",
+}
 
 
 class Fleet(Struct, frozen=True, kw_only=True):
@@ -86,6 +88,10 @@ class Fleet(Struct, frozen=True, kw_only=True):
     """Containers of an agent that are re-created in an hour."""
     troubled_commands: float = 0.0
     """Share of the commands that a host carries out late, or refuses."""
+    token_lifetime_seconds: float = 3600.0
+    """Whole ones, of the agents' tokens."""
+    organisations: int = 1
+    """To which agents and simulated users belong in turn."""
 
     @property
     def interval_us(self) -> int:
@@ -138,35 +144,6 @@ class Storage(Struct, frozen=True, kw_only=True):
     """History that is there when the fleet starts; 0: none."""
 
 
-class Threshold(Struct, frozen=True, kw_only=True):
-    """A bound on one statistic of one metric."""
-
-    metric: str
-    stat: str
-    op: str
-    limit: float
-    phase: str = ""
-    """Of `PHASES`; empty: the whole run."""
-    abort: bool = False
-    """Whether the run ends when it is broken."""
-    grace_seconds: float = 0.0
-    """How long it must be broken without a break before the run ends; 0 without `abort`."""
-
-    @property
-    def key(self) -> str:
-        """The name as it stands in a scenario: `ack_latency_ms.p99`, `after.ack_latency_ms.p99`."""
-        return ".".join(filter(None, (self.phase, self.metric, self.stat)))
-
-    @property
-    def bound(self) -> str:
-        """The bound as it stands in a scenario: `< 1000`."""
-        return f"{self.op} {self.limit:.15g}"
-
-    def holds(self, value: float) -> bool:
-        """Whether `value` keeps the bound. NaN keeps none."""
-        return OPERATORS[self.op](value, self.limit)
-
-
 class Scenario(Struct, frozen=True, kw_only=True):
     """A scenario as it will be run: file, overrides and defaults put together, and checked."""
 
@@ -176,6 +153,8 @@ class Scenario(Struct, frozen=True, kw_only=True):
     question: str
     duration_seconds: float
     seed: int
+    warm_up_seconds: float = 0.0
+    """From the start of the load: no latency and no series counts what belongs there."""
     settle_seconds: float
     """How long after its end a fault still counts as going on."""
     fleet: Fleet
@@ -202,7 +181,9 @@ class Scenario(Struct, frozen=True, kw_only=True):
         sentences = [
             self.question.strip(),
             f"{fleet.agents} agents of {fleet.containers} containers report every {seconds(fleet.interval_seconds)}.",
+            *([f"They belong to {fleet.organisations} organisations."] if fleet.organisations > 1 else []),
             f"That is {rows:,.0f} samples/s and {lines:,.0f} log lines/s for {seconds(self.duration_seconds)}.",
+            *([f"Its first {seconds(self.warm_up_seconds)} warm up."] if self.warm_up_seconds else []),
             f"The seed is {self.seed}.",
             f"{ui.subscribers} browsers watch." if ui.subscribers else "No browser watches.",
             *self._others(),
@@ -232,73 +213,74 @@ class Scenario(Struct, frozen=True, kw_only=True):
         return [*found, f"{', '.join(told)}."] if told else found
 
 
-NO_THRESHOLD = "none"
-"""As an override of a threshold: take it out of the run."""
-
-
 def load(path: Path, overrides: Mapping[str, str] = {}) -> Scenario:
     """Read the scenario at `path`.
 
     Args:
-        path: the TOML file.
+        path: the TOML file, or the name of a scenario that is shipped.
         overrides: values as text by key path (`{"fleet.agents": "500"}`); they beat the file, which beats the defaults.
 
     Raises:
         ScenarioError: the file cannot be read, or holds mistakes; it names all of them.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ScenarioError(Problem(str(path), "", ..., f"cannot be read: {error.strerror}")) from None
-    except UnicodeDecodeError as error:
-        raise ScenarioError(Problem(str(path), "", ..., f"expected UTF-8; byte {error.start} is not")) from None
-    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and integers of over 4300 digits
-        raise ScenarioError(Problem(str(path), "", ..., f"expected TOML: {error}")) from None
-    return _Reader(path, document, overrides).scenario()
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves by key path. `"a.b" = 1` and `a.b = 1` are the same, so thresholds may be written without quotes."""
-    for name, value in table.items():
-        path = prefix + name
-        if isinstance(value, dict) and path not in _WHOLE:
-            yield from _flat(value, path + ".")
-        elif path == "fault" and isinstance(value, list):
-            for i, item in enumerate(value):
-                if isinstance(item, dict):
-                    yield from _flat(item, f"fault[{i}].")
-                else:
-                    yield f"fault[{i}]", item
-        else:
-            yield path, value
+    path = locate(path)
+    return _Reader(path, read_layers(path), overrides).scenario()
 
 
 class _Reader:
     """Reads one document and gathers its mistakes."""
 
-    def __init__(self, path: Path, document: Mapping[str, Any], overrides: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, layers: Sequence[Layer], overrides: Mapping[str, str]) -> None:
         self._path = path
         self._overrides = overrides
         self._problems: list[Problem] = []
         self._given: dict[str, Any] = {}
+        self._from: dict[str, int] = {}
+        """Of each key that is given the layer that does, from the outermost parent on; overrides come after all of them."""
+        self._sources = [str(layer.path) for layer in layers]
         self._values: dict[str, Any] = {}
         self._env: dict[str, str] = {}
         self._bounds: dict[str, dict[str, Any]] = {}
         """The keys of each threshold, by its name."""
-        faults = document.get("fault", [])
-        self._faults: list[dict[str, Any]] = [{} for _ in faults] if isinstance(faults, list) else []
-        for key, value in _flat(document):
-            if key in self._given:
-                self._wrong(key, value, "given twice")
-            self._given[key] = value
+        self._faults: list[dict[str, Any]] = []
+        for number, layer in enumerate(layers):
+            self._add(number, layer.document)
         for key, text in overrides.items():
-            parts = [given for given in self._given if given == key or given.startswith(f"{key}.")]
-            if text == NO_THRESHOLD and parts and key.startswith("thresholds."):
-                for part in parts:
-                    del self._given[part]
-            else:
-                known = KEYS.get(key) or (_threshold_key(key) if key.startswith("thresholds.") else None)
-                self._given[key] = _from_text(known, text) if known else text
+            self._override(key, text)
+
+    def _add(self, number: int, document: Mapping[str, Any]) -> None:
+        """Put a file over those that it extends."""
+        if "fault" in document:
+            faults = document["fault"]
+            self._faults = [{} for _ in faults] if isinstance(faults, list) else []
+            self._drop([key for key in self._given if key == "fault" or key.startswith(("fault.", "fault["))])
+        inherited = tuple(self._given)
+        for key, value in leaves(document, _WHOLE):
+            if self._from.get(key) == number:
+                self._wrong(key, value, "given twice")
+            elif threshold := threshold_name(key):
+                # A text is its bound, so it takes the place of a bound; `none` takes the place of everything.
+                same = [old for old in inherited if threshold_name(old) == threshold]
+                gone = value == NO_THRESHOLD and bool(same)
+                self._drop([old for old in same if gone or threshold_part(old) == threshold_part(key)])
+                if gone:
+                    continue
+            self._given[key] = value
+            self._from[key] = number
+
+    def _override(self, key: str, text: str) -> None:
+        parts = [given for given in self._given if given == key or given.startswith(f"{key}.")]
+        if text == NO_THRESHOLD and parts and key.startswith("thresholds."):
+            self._drop(parts)
+        else:
+            known = KEYS.get(key) or (_threshold_key(key) if key.startswith("thresholds.") else None)
+            self._given[key] = _from_text(known, text) if known else text
+            self._from[key] = len(self._sources)
+
+    def _drop(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._given.pop(key, None)
+            self._from.pop(key, None)
 
     def scenario(self) -> Scenario:
         """The checked scenario.
@@ -328,8 +310,9 @@ class _Reader:
             question=self._values["question"],
             duration_seconds=self._values["duration"],
             seed=self._values["seed"],
+            warm_up_seconds=self._values["warm_up"],
             settle_seconds=self._values["settle"],
-            fleet=Fleet(**self._section("fleet", "interval", "ramp")),
+            fleet=Fleet(**self._section("fleet", "interval", "ramp", "token_lifetime")),
             ui=Ui(**self._section("ui", "visit"), shape=make_shape(self._values)),
             actions=Actions(**self._section("actions")),
             server=Server(**self._section("server"), env=self._env),
@@ -346,10 +329,12 @@ class _Reader:
 
     def _read(self, key: str, value: object) -> None:
         fault = _FAULT_KEY.fullmatch(key)
+        if key == EXTENDS and key in self._overrides:
+            raise ValueError("stands in the file only")
         if key in KEYS:
             self._values[key] = KEYS[key].read(value)
         elif key.startswith("thresholds."):
-            name, part = _threshold_parts(key.removeprefix("thresholds."))
+            name, part = threshold_parts(key.removeprefix("thresholds."))
             read = THRESHOLD_KEYS[part].read(value)
             parts = self._bounds.setdefault(name, {})
             if part in parts and key not in self._overrides:
@@ -368,7 +353,7 @@ class _Reader:
     def _default(self, key: str, known: Key, into: dict[str, Any], name: str) -> None:
         if known.default is ...:
             self._wrong(key, ..., f"missing; {known.meaning[0].lower()}{known.meaning[1:]}")
-        else:
+        elif known.default is not None:
             into[name] = known.read(known.default)
 
     def _thresholds(self) -> Iterator[Threshold]:
@@ -409,14 +394,20 @@ class _Reader:
         for shorter, longer in _SHORTER_THAN.items():
             if shorter in values and longer in values and values[shorter] >= values[longer]:
                 self._conflict(shorter, f"must be shorter than {longer} ({seconds(values[longer])})")
+        for i, fault in enumerate(self._faults):
+            if "at" in fault and fault["at"] < values.get("warm_up", 0):
+                self._conflict(f"fault[{i}].at", f"must lie after the warm_up of {seconds(values['warm_up'])}")
         if {"fleet.containers", "fleet.interval", "fleet.churn_per_hour"} <= values.keys():
             most = most_churn_per_hour(values["fleet.containers"], round(values["fleet.interval"] * 1e6))
             if values["fleet.churn_per_hour"] > most:
                 expected = f"at most {most:g}, so that a container lives for some intervals"
                 self._conflict("fleet.churn_per_hour", f"expected {expected}")
         agents = values.get("fleet.agents")
-        if agents is not None and values.get("fleet.processes", 1) > agents:
-            self._conflict("fleet.processes", f"must not exceed fleet.agents ({agents}): an agent for each")
+        for key in ("fleet.processes", "fleet.organisations"):
+            if agents is not None and values.get(key, 1) > agents:
+                self._conflict(key, f"must not exceed fleet.agents ({agents}): an agent for each")
+        if values.get("fleet.organisations", 1) > 1 and values.get("storage.backfill", 0):
+            self._conflict("fleet.organisations", "has no history: expected 1 with storage.backfill")
         if values.get("storage.backfill", 0) > values.get("storage.retention", inf):
             self._conflict(
                 "storage.backfill",
@@ -430,46 +421,36 @@ class _Reader:
 
     def _check_users(self) -> None:
         values = self._values
-        for key, expected in shape_conflicts(values, self._given):
+        # Another kind of shape than that of the file which is extended makes nothing of what stands there.
+        of_shape = {key for key in self._given if not self._is_later("ui.shape.kind", key)}
+        for key, expected in shape_conflicts(values, of_shape):
             self._conflict(key, expected)
         users = sum(values.get(key, 0) for key in _USERS)
         if values.get("ui.processes", 1) > max(1, users):
             self._conflict("ui.processes", f"must not exceed the simulated users ({users}): a user for each")
         for key, kinds in _OF_USERS.items():
-            # A flag may switch off the users of a file; a file that does so itself says two things.
-            idle = all(values.get(kind) == 0 for kind in kinds) and not any(kind in self._overrides for kind in kinds)
-            if idle and key in self._given:
+            # A flag, or a file that extends another, may switch off its users; a file that does so itself says two things.
+            idle = all(values.get(kind) == 0 for kind in kinds)
+            if idle and key in self._given and not any(self._is_later(kind, key) for kind in kinds):
                 self._conflict(key, f"has no effect without {' or '.join(kinds)}")
+
+    def _is_later(self, key: str, other: str) -> bool:
+        """Whether a key is given by a flag, or by a file that extends the one which gives the other."""
+        return key in self._overrides or self._from.get(key, -1) > self._from.get(other, -1)
 
     def _conflict(self, key: str, expected: str) -> None:
         default = KEYS[key].default if key in KEYS else FAULT_KEYS[key.rpartition(".")[2]].default
         self._wrong(key, self._given.get(key, default), expected)
 
     def _wrong(self, key: str, value: object, expected: str) -> None:
-        source = "override" if key in self._overrides else str(self._path)
+        number = self._from.get(key, len(self._sources) - 1)
+        source = "override" if key in self._overrides else self._sources[number]
         self._problems.append(Problem(source, key, value, expected))
-
-
-def _threshold_parts(path: str) -> tuple[str, str]:
-    """Name and key of a part of a threshold: `after.ack_latency_ms.p99`, `bound`.
-
-    Raises:
-        ValueError: it names no threshold.
-    """
-    words = path.split(".")
-    phase = words[:1] if words[0] in PHASES else []
-    name, part = ".".join(words[len(phase) : len(phase) + 2]), ".".join(words[len(phase) + 2 :])
-    if not _METRIC_STAT.fullmatch(name):
-        raise ValueError("expected a metric and a statistic, such as ack_latency_ms.p99, or a phase before them")
-    if part and part not in THRESHOLD_KEYS:
-        strange = not phase and len(words) == 3 and not difflib.get_close_matches(part, THRESHOLD_KEYS, n=1)
-        raise ValueError(unknown(words[0], PHASES, "phase") if strange else unknown(part, THRESHOLD_KEYS, "key"))
-    return ".".join((*phase, name)), part or "bound"
 
 
 def _threshold_key(key: str) -> Key | None:
     try:
-        return THRESHOLD_KEYS[_threshold_parts(key.removeprefix("thresholds."))[1]]
+        return THRESHOLD_KEYS[threshold_parts(key.removeprefix("thresholds."))[1]]
     except ValueError:
         return None
 
