@@ -2,7 +2,7 @@
 
 import typer
 
-from loadtests import backfill_cli
+from loadtests import backfill_cli, scenarios_cli
 from loadtests import cli as loadtests_cli
 from loadtests.bench import cli as bench_cli
 from server import cli as server_cli
@@ -17,6 +17,8 @@ app = typer.Typer(
     help="How many agents can your server take before plain Postgres gives in? Run it, load it, judge it.",
 )
 app.command("run")(loadtests_cli.run)
+app.command("scenarios")(scenarios_cli.scenarios)
+app.command("new")(scenarios_cli.new)
 app.command("report")(loadtests_cli.report)
 app.command("verify")(loadtests_cli.verify)
 app.command("backfill")(backfill_cli.backfill)
