@@ -37,6 +37,7 @@ def run(
     from loadtests.result_file import create_run_directory
     from loadtests.run import ChildError, StageError
     from loadtests.run import run as perform
+    from loadtests.server_settings import validate_server_settings
     from loadtests.summary import show
     from loadtests.thresholds import validate_thresholds
     from simulator.scenario import ScenarioError, load
@@ -52,6 +53,7 @@ def run(
     try:
         loaded = load(scenario, overrides)
         validate_thresholds(loaded)
+        validate_server_settings(loaded)
         check_breakable(loaded, database_url)
     except ScenarioError as error:
         _fail(_USAGE, str(error))

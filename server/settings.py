@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.auth.principal import MAX_LIFE_SECONDS
+from server.token_life import MAX_LIFE_SECONDS
 
 MIN_SECRET_BYTES = 32
 """HS256 wants a key at least as long as its hash: RFC 7518, section 3.2."""

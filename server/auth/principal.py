@@ -7,9 +7,6 @@ Role = Literal["viewer", "operator", "admin", "owner"]
 ROLES: tuple[Role, ...] = ("viewer", "operator", "admin", "owner")
 """Lowest first."""
 
-MAX_LIFE_SECONDS = 400 * 86_400
-"""A token that claims to live longer is refused: an agent's is renewed each year."""
-
 
 @dataclass(frozen=True, slots=True)
 class Agent:

@@ -9,8 +9,9 @@ from typing import Any
 import jwt
 
 from server.auth.keys import Audience, Keys
-from server.auth.principal import MAX_LIFE_SECONDS, ROLES, Agent, User
+from server.auth.principal import ROLES, Agent, User
 from server.errors import SeatrialError
+from server.token_life import MAX_LIFE_SECONDS
 
 ISSUER = "seatrial"
 LEEWAY_SECONDS = 30

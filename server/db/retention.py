@@ -11,7 +11,6 @@ from functools import partial
 import asyncpg
 
 from server.agents import now_us
-from server.auth.principal import MAX_LIFE_SECONDS
 from server.counters import Counters
 from server.db import rollup_progress
 from server.db.pool import BROKEN, Database
@@ -21,6 +20,7 @@ from server.db.storage.times import to_datetime
 from server.errors import DatabaseDownError
 from server.log_bounds import LogBounds
 from server.registry import Registry
+from server.token_life import MAX_LIFE_SECONDS
 
 _ROWS = 1_000
 """Rows per DELETE: bounds a statement's time and locks."""
