@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from loadtests.recorded import Measurements
+from loadtests.tenants import ALONE, Tenant
 from loadtests.tokens import LIFE_SECONDS, VIEWER, user_token
 from server.protocol.messages import ContainerStatus, HostStatus
 
@@ -78,16 +79,17 @@ class Client(Protocol):
 class Identity:
     """Somebody with a token, renewed before it expires."""
 
-    def __init__(self, subject: str, role: str = VIEWER) -> None:
+    def __init__(self, subject: str, role: str = VIEWER, tenant: Tenant = ALONE) -> None:
         self.subject = subject
         self.role = role
+        self.tenant = tenant
         self._token = ""
         self._renew_at = 0.0
 
     def header(self) -> dict[str, str]:
         """The `Authorization` of a request."""
         if time.monotonic() >= self._renew_at:
-            self._token = user_token(os.environ, self.subject, self.role)
+            self._token = user_token(os.environ, self.subject, self.role, self.tenant.org)
             self._renew_at = time.monotonic() + LIFE_SECONDS / 2
         return {"Authorization": f"Bearer {self._token}"}
 
@@ -145,6 +147,17 @@ class Api:
     def get(self, path: str, answer: type[T], name: str | None = None, **options: Any) -> T | None:
         """The answer to a GET; None: it failed, which is recorded."""
         return self.read(self.send("GET", path, expect=(200,), name=name, **options), answer, name or path)
+
+    def hosts(self, limit: int, *, online: bool | None = None) -> list[HostStatus]:
+        """Hosts that have something to look at, of our own organisation: another's among them is a leak, and recorded."""
+        params: dict[str, object] = {"limit": limit} | ({} if online is None else {"online": str(online).lower()})
+        page = self.get("/api/hosts", HostPage, params=params)
+        listed = [host for host in page.hosts if host.containers] if page else []
+        tenant = self.identity.tenant
+        for host in listed:
+            if not tenant.owns(host.id):
+                self._measurements.failure("foreign", f"host {host.id} in /api/hosts of {tenant.org}", medium="API")
+        return [host for host in listed if tenant.owns(host.id)]
 
     def read(self, answer: Answer, into: type[T], what: str) -> T | None:
         """The body of a good answer; None: it was none, or has another form, which is recorded."""

@@ -34,6 +34,8 @@ class Metric(NamedTuple):
     """Keys of the scenario that must be above 0, or there is nothing to measure."""
     needs_one_of: tuple[str, ...] = ()
     """Keys of which one at least must be."""
+    needs_several: tuple[str, ...] = ()
+    """Keys that must be above 1."""
     needs_fault: tuple[str, ...] = ()
     """Kinds of fault of which one at least must be in the scenario."""
 
@@ -125,6 +127,7 @@ METRICS: dict[str, Metric] = {
         "", "count", "Connections of agents that ended otherwise than by the agent's own leave."
     ),
     "handshakes_refused": Metric("", "count", "Handshakes of agents that the server refused with an HTTP status."),
+    "takeovers": Metric("", "count", "Connections that agents opened with a new token while the old one still stood."),
     "rows_rejected": Metric("rows", "count", "Rows that acks named or counted as not stored."),
     "fleet_faults": Metric(
         "",
@@ -166,6 +169,13 @@ METRICS: dict[str, Metric] = {
         (),
         _BROWSERS,
     ),
+    "trespasses": Metric(
+        "",
+        "count",
+        "Attempts of browsers to see another organisation's; each must be refused.",
+        ("ui.subscribers",),
+        needs_several=("fleet.organisations",),
+    ),
     "live_checks": Metric("", "count", "Times that a browser held what came against what is stored.", (), _BROWSERS),
     "live_samples_overtaken": Metric(
         "", "count", "Stored samples in those checks in whose place a newer one came.", (), _BROWSERS
@@ -204,12 +214,12 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "fleet.json": (
         "ack_latency_ms", "schedule_lag_ms", "resends", "batches_dropped", "batches_unsettled", "connections_lost",
         "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share",
-        "agents_clock_offset_ms",
+        "agents_clock_offset_ms", "takeovers",
         "bystander_ack_latency_ms", "rows_rejected", "fleet_faults", "impostors_welcomed",
     ),
     "users.json": (
         *LATENCIES, "chart_query_ms", "log_lines_downloaded", "live_messages", "live_foreign", "live_violations",
-        "live_checks", "live_samples_overtaken", "live_gaps", "live_lines_dropped", "slow_closed",
+        "trespasses", "live_checks", "live_samples_overtaken", "live_gaps", "live_lines_dropped", "slow_closed",
         "browser_clock_offset_ms", "browser_clock_error_ms", "api_violations", "turns_skipped",
     ),
     "findings.json": ("ledger_missing", "ledger_foreign", "ledger_altered", "ledger_verified_fraction"),
@@ -237,7 +247,7 @@ _AT_THE_END = frozenset(
     {
         *_SOURCES["audit.json"], "ledger_verified_fraction", "batches_unsettled", "connections_lost",
         "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share", "insert_batch_ms",
-        "connection_resets", "withheld_bytes", "agents_clock_offset_ms",
+        "connection_resets", "withheld_bytes", "agents_clock_offset_ms", "takeovers",
         "bystander_ack_latency_ms", "rows_rejected", "fleet_faults", "impostors_welcomed",
     }
 )  # fmt: skip
@@ -268,6 +278,9 @@ def lack(metric: Metric, scenario: Scenario) -> str:
     for key in metric.needs:
         if not number(key):
             return f"cannot be measured with {key} = 0"
+    for key in metric.needs_several:
+        if number(key) < 2:
+            return f"cannot be measured with {key} = {number(key)}"
     if metric.needs_one_of and not any(map(number, metric.needs_one_of)):
         return f"cannot be measured without {' or '.join(metric.needs_one_of)}"
     if metric.needs_fault and not any(fault.kind in metric.needs_fault for fault in scenario.faults):

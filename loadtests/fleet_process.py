@@ -29,7 +29,7 @@ def make_fleet(
     url: str | None = None,
     endless: bool = False,
     history: Path | None = None,
-    warm_up_seconds: float = 0.0,
+    warm_up_seconds: float | None = None,
 ) -> Child:
     """The fleet of a scenario, not started yet.
 
@@ -39,16 +39,18 @@ def make_fleet(
         url: the way there, if not straight.
         history: the ledger of a backfill on which it goes on.
         directory: gets the ledgers, `REPORT` and the log.
-        warm_up_seconds: from its start; latencies of this time are left out of its report.
+        warm_up_seconds: from its start; latencies of this time are left out of its report. None: the scenario's.
         endless: it stays until it is stopped, however long the scenario is.
     """
     fleet = scenario.fleet
+    warm_up_seconds = scenario.warm_up_seconds if warm_up_seconds is None else warm_up_seconds
     arguments = [
         "simulate", "--url", url or server.ws, "--org", ORG, "--agents", str(fleet.agents),
         "--containers", str(fleet.containers), "--interval", f"{fleet.interval_seconds:g}s",
         "--log-lines", str(fleet.log_lines), "--ramp", f"{fleet.ramp_seconds:g}s", "--seed", str(scenario.seed),
         "--profiles", mix_text(fleet.profiles), "--churn-per-hour", f"{fleet.churn_per_hour:g}",
-        "--troubled-commands", f"{fleet.troubled_commands:g}",
+        "--troubled-commands", f"{fleet.troubled_commands:g}", "--organisations", str(fleet.organisations),
+        "--token-lifetime", f"{fleet.token_lifetime_seconds:.0f}s",
         "--processes", str(fleet.processes), "--transport", fleet.transport,
         "--ledger", str(directory / LEDGER), "--report", str(directory / REPORT),
         "--warm-up", f"{warm_up_seconds:g}s", "--json",

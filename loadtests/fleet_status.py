@@ -46,6 +46,11 @@ class FleetStatus:
         except OSError as error:
             self.looks.failed(error)
 
+    def warmed_up(self) -> None:
+        """See `Sampler`."""
+        for series in self.series.values():
+            series.begin()
+
     def statistics(self) -> dict[str, Mapping[str, float]]:
         """What the fleet measured so far, by the names of the catalogue."""
         found: dict[str, Mapping[str, float]] = {

@@ -29,6 +29,10 @@ ATTEMPTS = "SEATRIAL_ATTEMPTS"
 """Names the file to which operators append each attempt."""
 RUN = "SEATRIAL_RUN"
 """The run's name, with which the attempts' reasons begin."""
+MEASURED_FROM = "SEATRIAL_MEASURED_FROM"
+"""Unix time before which nothing counts in a latency; not set: everything does."""
+ORGANISATIONS = "SEATRIAL_ORGANISATIONS"
+"""To so many the users belong in turn; not set: to the one of the environment."""
 SHAPE = "SEATRIAL_SHAPE"
 """How the number of browsers changes; not set: it does not."""
 
@@ -57,6 +61,19 @@ def count_of(variable: str) -> int:
     if not text.isdecimal():
         raise SystemExit(f"{variable} = {text}: expected a number of users")
     return int(text)
+
+
+def measured_from_us() -> int:
+    """The time from which on latencies count, in Unix microseconds.
+
+    Raises:
+        SystemExit: the variable holds no time.
+    """
+    text = os.environ.get(MEASURED_FROM) or "0"
+    try:
+        return round(float(text) * 1e6)
+    except (ValueError, OverflowError):
+        raise SystemExit(f"{MEASURED_FROM} = {text}: expected a Unix time") from None
 
 
 def shape_of(text: str | None) -> Shape:
@@ -157,7 +174,7 @@ def _leave_when_told(environment: Any, **_: Any) -> None:
 
 def _begin(environment: Any, **_: Any) -> None:
     """Every test has measurements of its own: the web UI starts several in a process."""
-    environment.seatrial_measurements = Measurements(environment.events.request.fire)
+    environment.seatrial_measurements = Measurements(environment.events.request.fire, measured_from_us())
     environment.seatrial_turnstile = Turnstile(CHECKS_PER_SECOND)
 
 

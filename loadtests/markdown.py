@@ -5,6 +5,7 @@ from pathlib import Path
 
 from loadtests.fingerprint import Environment
 from loadtests.numbers import number
+from loadtests.offered import offered, warm_up
 from loadtests.result import MEANING, Result, Verdict
 from loadtests.result_file import write_whole
 from loadtests.thresholds import Judged
@@ -50,7 +51,8 @@ def markdown(result: Result) -> str:
         f"{seconds(scenario.fleet.interval_seconds)} for {seconds(round(result.duration_seconds, 1))}, seed {result.seed}."
     )
     held = f"{len(result.thresholds) - len(failed)} of {len(result.thresholds)} thresholds held."
-    lines += ["", f"{held} {load}", "", _machine(result.environment)]
+    got = f"{'; '.join(one.told() for one in offered(result))}."
+    lines += ["", " ".join(filter(None, (held, load, got, warm_up(result)))), "", _machine(result.environment)]
     return "\n".join(lines) + "\n"
 
 

@@ -96,7 +96,7 @@ class Series:
     def __init__(self, points: Iterable[tuple[int, float]] = ()) -> None:
         self.points: list[tuple[int, float]] = []
         self._every = 1
-        self._count = 0
+        self._count = self._begun = 0
         self._sum = 0.0
         self._least = self._most = self._last = 0.0
         for at_us, value in points:
@@ -104,10 +104,11 @@ class Series:
 
     def add(self, at_us: int, value: float) -> None:
         """Add the value at a time in Unix microseconds."""
-        self._least = min(self._least, value) if self._count else value
-        self._most = max(self._most, value) if self._count else value
+        first = self._count == self._begun
+        self._least = value if first else min(self._least, value)
+        self._most = value if first else max(self._most, value)
         self._last = value
-        self._sum += value
+        self._sum = value if first else self._sum + value
         if self._count % self._every == 0:
             self.points.append((at_us, value))
             if len(self.points) >= _SERIES_POINTS:
@@ -115,11 +116,16 @@ class Series:
                 self._every *= 2
         self._count += 1
 
+    def begin(self) -> None:
+        """The statistics begin anew: what came so far was a warm-up, and stays among the points only."""
+        self._begun = self._count
+
     def statistics(self) -> dict[str, float]:
         """Smallest, largest, mean and last value, in the metric's unit; empty without points."""
-        if not self._count:
+        count = self._count - self._begun
+        if not count:
             return {}
-        return {"min": self._least, "max": self._most, "mean": self._sum / self._count, "last": self._last}
+        return {"min": self._least, "max": self._most, "mean": self._sum / count, "last": self._last}
 
 
 class ClockOffset:

@@ -45,6 +45,8 @@ class Outcome:
     load_started_us: int = 0
     """When the fleet was started; 0: not yet."""
     load_ended_us: int = 0
+    measured_from_us: int = 0
+    """When the warm-up was over; 0: it never was."""
     postgres: Postgres | None = None
     sampler: Sampler | None = None
     status: FleetStatus | None = None
@@ -76,6 +78,14 @@ class Outcome:
         left = ours - len(self.faults)
         if left and not self.invalid and self.aborted is None:
             self.invalid.append(f"{left} of {ours} faults were not over when the load ended")
+
+    def warmed_up(self) -> None:
+        """The warm-up is over: from now on latencies and series count."""
+        if self.sampler is not None:
+            self.sampler.warmed_up()
+        if self.status is not None:
+            self.status.warmed_up()
+        self.measured_from_us = now_us()
 
     def statistics(self) -> dict[str, Mapping[str, float]]:
         """What is known of the run so far, by metric."""
@@ -124,12 +134,13 @@ class Outcome:
             ended_at_us=ended_us,
             load_started_at_us=self.load_started_us,
             load_ended_at_us=self.load_ended_us,
+            measured_from_us=self.measured_from_us,
             faults=self.faults,
             phases=phases(
                 self._broken(self.load_ended_us or ended_us),
                 started_us=self.load_started_us,
                 ended_us=self.load_ended_us or ended_us,
-                ramp_seconds=self.scenario.fleet.ramp_seconds,
+                ramp_seconds=max(self.scenario.fleet.ramp_seconds, self.scenario.warm_up_seconds),
                 settle_seconds=self.scenario.settle_seconds,
             ),
             probes=[

@@ -25,7 +25,7 @@ def phases(
         broken: from each fault's begin until what it broke works again.
         started_us: begin of the load in Unix microseconds.
         ended_us: its end.
-        ramp_seconds: in which the agents connect.
+        ramp_seconds: in which the agents connect, or what else belongs to no phase.
         settle_seconds: how long a repaired system gets to calm down.
     """
     if not broken:

@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable
 
-from loadtests.api import Api, ContainerPage, HostPage
+from loadtests.api import Api, ContainerPage
 from server.protocol.messages import ContainerStatus, HostStatus
 
 REFRESH_SECONDS = 20.0
@@ -35,8 +35,7 @@ class Places:
 
     def _online(self) -> list[HostStatus]:
         if time.monotonic() >= self._refresh_at:
-            page = self._api.get("/api/hosts", HostPage, params={"limit": HOSTS, "online": "true"})
-            self._hosts = [host for host in page.hosts if host.online and host.containers] if page else []
+            self._hosts = [host for host in self._api.hosts(HOSTS, online=True) if host.online]
             # An empty fleet is one that begins: look again soon.
             self._refresh_at = time.monotonic() + (REFRESH_SECONDS if self._hosts else 1.0)
         return self._hosts

@@ -97,6 +97,8 @@ class Recorded(Struct, kw_only=True):
     """Browsers that read too slowly and were closed for it."""
     clock: ClockEstimate | None = None
     """None: no heartbeat was echoed."""
+    trespasses: int = 0
+    """Attempts to see another organisation's."""
     foreign: int = 0
     """Frames about something that was not asked for: a leak between organisations shows here."""
     downloaded_lines: int = 0
@@ -120,13 +122,15 @@ LATENCIES = (
 class Measurements:
     """Gathers what the simulated users of this process measure, and tells Locust of it."""
 
-    def __init__(self, fire: Callable[..., None]) -> None:
+    def __init__(self, fire: Callable[..., None], measured_from_us: int = 0) -> None:
         """Begin.
 
         Args:
             fire: Locust's `environment.events.request.fire`.
+            measured_from_us: Unix microseconds: what was meant to happen before is in the intervals only.
         """
         self._fire = fire
+        self._measured_from_us = measured_from_us
         self._latencies = {name: Latency() for name in LATENCIES}
         self._intervals = {name: Intervals() for name in LATENCIES}
         self._recorded = Recorded(started_at_us=now_us())
@@ -152,7 +156,8 @@ class Measurements:
         latency, intervals, now = self._latencies[name], self._intervals[name], now_us()
         longest_us = -1
         for microseconds in latencies_us:
-            latency.record_us(microseconds)
+            if now - microseconds >= self._measured_from_us:
+                latency.record_us(microseconds)
             intervals.record(microseconds, now - microseconds)
             longest_us = max(longest_us, microseconds)
         self._fire(
@@ -163,7 +168,8 @@ class Measurements:
     def took(self, name: str, since_us: int) -> None:
         """Something of `LATENCIES` ended now that was meant to begin at a time in Unix microseconds."""
         microseconds = now_us() - since_us
-        self._latencies[name].record_us(microseconds)
+        if since_us >= self._measured_from_us:
+            self._latencies[name].record_us(microseconds)
         self._intervals[name].record(microseconds, since_us)
 
     def downloaded(self, lines: int, size_bytes: int) -> None:
@@ -184,6 +190,10 @@ class Measurements:
         """A browser held what came against what is stored: so many samples were overtaken by newer ones."""
         self._recorded.checked += 1
         self._recorded.overtaken += overtaken
+
+    def trespassed(self, attempts: int) -> None:
+        """A browser tried so many times to see another organisation's."""
+        self._recorded.trespasses += attempts
 
     def slow_closed(self) -> None:
         """A browser was closed for reading too slowly: that is how the server tells it that it misses something."""
@@ -275,6 +285,7 @@ def catalogue(recorded: Iterable[Recorded]) -> dict[str, Latency | float]:
             "slow_closed": float(sum(one.slow_closed for one in every)),
             "live_messages": float(sum(one.messages for one in every)),
             "live_foreign": float(sum(one.foreign for one in every)),
+            "trespasses": float(sum(one.trespasses for one in every)),
             "live_violations": _failures(every, LIVE_VIOLATIONS),
             "api_violations": _failures(every, API_VIOLATIONS),
             "log_lines_downloaded": float(sum(one.downloaded_lines for one in every)),

@@ -101,6 +101,8 @@ class Result(Struct, frozen=True, kw_only=True):
     """When the fleet began; 0: it did not."""
     load_ended_at_us: int
     """When it had left."""
+    measured_from_us: int = 0
+    """When the scenario's warm-up was over: what was before counts in no latency and no series; 0: it never was."""
     environment: Environment
     metrics: dict[str, Figures]
     """By name, as in the catalogue."""
@@ -131,6 +133,7 @@ class Course(Struct, frozen=True, kw_only=True):
     ended_at_us: int
     load_started_at_us: int = 0
     load_ended_at_us: int = 0
+    measured_from_us: int = 0
     faults: Sequence[FaultDone] = ()
     phases: Phases = NO_PHASES
     probes: Sequence[Looks] = ()
@@ -184,6 +187,7 @@ def summarise(
         ended_at_us=course.ended_at_us,
         load_started_at_us=course.load_started_at_us,
         load_ended_at_us=course.load_ended_at_us,
+        measured_from_us=course.measured_from_us,
         environment=environment,
         metrics={name: _figures(name, measured, timed, course.phases) for name in METRICS if name in measured},
         faults=tuple(course.faults),

@@ -31,8 +31,8 @@ from loadtests.progress import Progress
 from loadtests.result import Result
 from loadtests.sampling import Sampler
 from loadtests.stage import ORG, ServerUnderTest, StageError, database, fingerprint
+from loadtests.tenants import tenants
 from loadtests.tokens import JWT_SECRET, user_token
-from loadtests.tokens import ORG as ORG_VARIABLE
 from loadtests.users_process import ATTEMPTS, make_users
 from loadtests.verify import RollingVerifier, Verifier
 from server.db.embedded import EmbeddedPostgres
@@ -128,8 +128,8 @@ class Run:
                 background.start(self._watch_server(server, sampler))
                 for fault in (fault for fault in scenario.faults if not fault.of_fleet):
                     background.start(self._break(Faults(server, postgres, network), fault))
-                background.start(self._show(sampler, outcome.status))
-                background.start(self._watch_thresholds(fleet))
+                for work in self._end_warm_up(), self._show(sampler, outcome.status), self._watch_thresholds(fleet):
+                    background.start(work)
                 if users is not None:
                     background.start(self._watch_users(users, fleet))
                 await self._load(fleet, users, background)
@@ -187,16 +187,19 @@ class Run:
     async def _audit(self, server: ServerUnderTest) -> list[AuditEntry] | None:
         """The audit log of this run; None: it cannot be read, which makes the run invalid."""
         self._progress.say("reading the audit log")
-        environ = {JWT_SECRET: server.secret, ORG_VARIABLE: ORG}
-
-        def authorization() -> str:
-            return f"Bearer {user_token(environ, 'audit-check', 'admin')}"
-
+        environ = {JWT_SECRET: server.secret}
+        found: list[AuditEntry] = []
         try:
-            return await read_audit(server.http, authorization, self._outcome.started_us)
+            for tenant in tenants(ORG, self._scenario.fleet.organisations):
+
+                def authorization(org: str = tenant.org) -> str:
+                    return f"Bearer {user_token(environ, 'audit-check', 'admin', org)}"
+
+                found += await read_audit(server.http, authorization, self._outcome.started_us)
         except AuditCheckError as error:
             self._outcome.invalid.append(str(error))
             return None
+        return found
 
     def _check_audit(self, entries: list[AuditEntry], executed: Mapping[str, int]) -> None:
         """Hold it against what operators attempted and the fleet carried out."""
@@ -225,6 +228,14 @@ class Run:
             users.send(signal.SIGTERM)
             if await background.first_of(users.wait(), USERS_GRACE_SECONDS) is None:
                 await users.kill()
+
+    async def _end_warm_up(self) -> None:
+        """What came until then counts in no series; fleet and users do the same with their latencies."""
+        warm_up_seconds = self._scenario.warm_up_seconds
+        await asyncio.sleep(warm_up_seconds)
+        self._outcome.warmed_up()
+        if warm_up_seconds:
+            self._progress.say(f"warm-up: {warm_up_seconds:g} s are over, from now on it counts")
 
     async def _watch_server(self, server: ServerUnderTest, sampler: Sampler) -> None:
         """Notice that the server died, and start it again if the scenario says so."""

@@ -54,6 +54,12 @@ class Sampler:
             for probe in self._probes:
                 tasks.create_task(_each_second(probe.look))
 
+    def warmed_up(self) -> None:
+        """From now on everything counts; what was seen so far stays among the points of the series only."""
+        self._server.warmed_up()
+        for series in self.series.values():
+            series.begin()
+
     async def last_look(self) -> None:
         """Look once more, at the end of the load, at everything."""
         await asyncio.gather(*(probe.look() for probe in self._probes))

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtests.numbers import number
+from loadtests.offered import offered, warm_up
 from loadtests.result import Result
 from loadtests.thresholds import Judged
 
@@ -17,7 +18,7 @@ _COLUMNS = ("metric", "value", "unit", "limit", "", "")
 
 
 def show(result: Result, path: Path, stream: TextIO | None = None) -> None:
-    """Write the verdict: a table of the thresholds, what made the run invalid, the verdict, and where `result.json` is.
+    """Write the table of thresholds, the load, what made the run invalid, the verdict, and where `result.json` is.
 
     Args:
         result: the run's outcome.
@@ -69,6 +70,8 @@ def _plain(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _notes(result: Result) -> str:
-    """What the table of thresholds does not tell: the reasons for which the run is invalid."""
-    invalid = [reason for reason in result.reasons if reason.startswith("invalid: ")]
-    return "".join(f"{reason}\n" for reason in invalid)
+    """What the table of thresholds does not tell: load, warm-up, and the reasons for which the run is invalid."""
+    notes = [load.told() for load in offered(result)]
+    notes += filter(None, [warm_up(result)])
+    notes += [reason for reason in result.reasons if reason.startswith("invalid: ")]
+    return "".join(f"{note}\n" for note in notes)

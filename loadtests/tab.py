@@ -62,6 +62,10 @@ class Tab:
         """Watch topics of `hosts`, which may be shown from now on with the containers known of them."""
         self._socket.send(Subscribe(topics=self.watch.ask(topics, hosts), tail=tail))
 
+    def trespass(self, *topics: str) -> None:
+        """Ask for topics that are another organisation's: each must be refused."""
+        self._socket.send(Subscribe(topics=self.watch.expect_refusals(topics), tail=1))
+
     def unsubscribe(self, *topics: str) -> None:
         """Leave topics."""
         self._socket.send(Unsubscribe(topics=self.watch.leave(topics, now_us())))

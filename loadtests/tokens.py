@@ -18,13 +18,14 @@ class TokenError(Exception):
     """There is nothing to make a user token of."""
 
 
-def user_token(environ: Mapping[str, str], subject: str, role: str = VIEWER) -> str:
+def user_token(environ: Mapping[str, str], subject: str, role: str = VIEWER, org: str = "") -> str:
     """A user JWT, signed with `SEATRIAL_JWT_SECRET` and good for an hour; a viewer's may come as `SEATRIAL_USER_TOKEN`.
 
     Args:
         environ: the environment; `SEATRIAL_ORG` names the organisation (default `demo`).
         subject: who the minted token is for.
         role: viewer, operator, admin or owner.
+        org: the organisation; empty: the environment's.
 
     Raises:
         TokenError: there is nothing to make it of, or the secret is too short.
@@ -42,7 +43,8 @@ def user_token(environ: Mapping[str, str], subject: str, role: str = VIEWER) -> 
         )
     now = int(time.time())
     claims = {
-        "iss": "seatrial", "aud": "user", "sub": subject, "org": environ.get(ORG) or DEFAULT_ORG, "role": role,
+        "iss": "seatrial", "aud": "user", "sub": subject, "org": org or environ.get(ORG) or DEFAULT_ORG,
+        "role": role,
         "iat": now, "exp": now + LIFE_SECONDS, "jti": uuid.uuid4().hex,
     }  # fmt: skip
     return jwt.encode(claims, secret, algorithm="HS256")

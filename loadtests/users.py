@@ -19,6 +19,7 @@ from loadtests.locust_hooks import (
     CHART_READERS,
     LOG_DOWNLOADERS,
     OPERATORS,
+    ORGANISATIONS,
     RECONNECTING,
     SHAPE,
     SLOW,
@@ -37,7 +38,8 @@ from loadtests.readers import (
 )
 from loadtests.recorded import Measurements
 from loadtests.stored import StoredCheck
-from loadtests.tokens import VIEWER
+from loadtests.tenants import tenant
+from loadtests.tokens import DEFAULT_ORG, ORG, VIEWER
 from loadtests.visits import Visitor, read_slowly, reconnect, walk
 
 _GOLDEN = 0.618033988749895
@@ -63,7 +65,10 @@ class ApiUser(HttpUser):
         # Proxies of the environment are for the outside; a load test goes straight to its server.
         self.client.trust_env = False
         self.measurements: Measurements = self.environment.seatrial_measurements
-        self.api = Api(self.client, self.measurements, Identity(f"loadtest-{kind}-{self.number + 1}", self.role))
+        org = os.environ.get(ORG) or DEFAULT_ORG
+        self.tenant = tenant(org, count_of(ORGANISATIONS) or 1, self.number + 1)
+        identity = Identity(f"loadtest-{kind}-{self.number + 1}", self.role, self.tenant)
+        self.api = Api(self.client, self.measurements, identity)
 
     def pace(self, period_seconds: float) -> Pace:
         """Turns of this user, spread among those of its class."""
@@ -138,7 +143,7 @@ class OperatorUser(ApiUser):
         self._pace = self.pace(max(1, self.fixed_count) / options.actions_per_second)
         self._feed = ActionFeed(self.api, self.host, self.measurements)
         self._operator = Operator(
-            self.api, Identity(f"loadtest-viewer-{self.number + 1}"), self._feed, self.measurements,
+            self.api, Identity(f"loadtest-viewer-{self.number + 1}", tenant=self.tenant), self._feed, self.measurements,
             self.environment.seatrial_attempts, self.environment.seatrial_run, first=3 * self.number,
             chance=self.chance,
         )  # fmt: skip

@@ -52,6 +52,8 @@ def make_users(scenario: Scenario, server: ServerUnderTest, directory: Path) -> 
         "SEATRIAL_ATTEMPTS": str(directory / ATTEMPTS),
         "SEATRIAL_RUN": directory.name,
         "SEATRIAL_SHAPE": shape_text(ui.shape),
+        "SEATRIAL_MEASURED_FROM": f"{time.time() + scenario.warm_up_seconds:.3f}" if scenario.warm_up_seconds else "0",
+        "SEATRIAL_ORGANISATIONS": str(scenario.fleet.organisations),
         "SEATRIAL_OPERATORS": str(actions.operators),
         "SEATRIAL_SLOW_BROWSERS": str(ui.slow),
         "SEATRIAL_RECONNECTING_BROWSERS": str(ui.reconnecting),

@@ -51,6 +51,8 @@ class Watch:
         self._paused: set[str] = set()
         self._read_again: dict[str, Place] = {}
         """Logs whose next snapshot begins behind a place."""
+        self._forbidden: set[str] = set()
+        """Topics of others that were asked for and not refused yet."""
         self._newest: dict[tuple[str, str], int] = {}
         """Per topic and container: time of its newest sample."""
         self.topics: set[str] = set()
@@ -67,6 +69,17 @@ class Watch:
         for host, containers in hosts.items():
             self._containers.setdefault(host, set()).update(containers)
         return asked
+
+    def expect_refusals(self, topics: Iterable[str]) -> tuple[str, ...]:
+        """Ask for topics that must be refused. Whatever comes of them but an error is foreign."""
+        asked = tuple(topics)
+        self._forbidden.update(asked)
+        return asked
+
+    def trespasses(self) -> list[str]:
+        """Those of them that were not refused; asked after the echo of a heartbeat. They are forgotten."""
+        found, self._forbidden = sorted(self._forbidden), set()
+        return found
 
     def leave(self, topics: Iterable[str], at_us: int) -> tuple[str, ...]:
         """Unsubscribe from topics, at a time by our clock."""
@@ -108,6 +121,8 @@ class Watch:
             return
         if isinstance(event, HeartbeatEcho):
             self._echo(event, received_us)
+        elif isinstance(event, Error) and event.about and event.about.topic in self._forbidden:
+            self._forbidden.discard(event.about.topic)
         elif isinstance(event, Error):
             self._measurements.failure("error", f"{event.code}: {event.message}")
             if event.about and event.about.topic:

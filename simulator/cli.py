@@ -38,6 +38,9 @@ def simulate(
         str, typer.Option(help="Latencies of this time from the start are left out of the report.")
     ] = "0s",
     org: Annotated[str, typer.Option(help="Organisation of the agents.")] = "demo",
+    organisations: Annotated[
+        int, typer.Option(help="Organisations to which the agents belong in turn: demo-1, demo-2 ...")
+    ] = 1,
     first_agent: Annotated[int, typer.Option(help="Number of the first agent; for a second fleet.")] = 1,
     processes: Annotated[int, typer.Option(help="Split the fleet over so many processes of this machine.")] = 1,
     shard: Annotated[str, typer.Option(help="Run only this part of the fleet: 2/3; for several machines.")] = "1/1",
@@ -137,6 +140,8 @@ def simulate(
         if split_cpu and replay is not None:
             raise PlanError("split-cpu", "on", "no --replay beside it: rows are not made")
         sent, once_us = _sent(context, sent, named, history=history, replay=replay, times=times, spool_us=spool_us)
+        if organisations != 1 and history is not None:
+            raise PlanError("organisations", organisations, "1 beside --continue: a history has one")
         plan = Plan(
             url=target,
             secret=jwt_secret,
@@ -144,6 +149,7 @@ def simulate(
             shard=parse_shard(shard),
             source_addresses=sources(source_addresses, target, sent["agents"]),
             troubled_commands=troubled_commands,
+            organisations=organisations,
             duration_us=once_us if duration_us is None else duration_us,
             ramp_us=_micros("ramp", ramp),
             warm_up_us=_micros("warm-up", warm_up),

@@ -19,6 +19,7 @@ from simulator.hosts import Host
 from simulator.ledger import STATUSES, Course, Header, LedgerError, LedgerReader, Replayed, Status
 from simulator.loglines import LogLines
 from simulator.names import Names
+from simulator.organisations import organisation
 from simulator.recorded_agents import open_replayed
 from simulator.recording import RecordingError
 from simulator.replay import ReplayHost
@@ -285,7 +286,7 @@ def hosts_of(header: Header) -> Callable[[int], KnownHost]:
             profiles=header.profiles,
             churn_ticks=header.churn_ticks,
         )
-        return KnownHost(fake, _Keys(header.org, fake))
+        return KnownHost(fake, _Keys(organisation(header.org, header.organisations, agent), fake))
 
     return make
 
@@ -298,7 +299,7 @@ def _replayed(header: Header, named: Replayed) -> Callable[[int], KnownHost]:
 
     def make(agent: int) -> KnownHost:
         host = ReplayHost(recording, seed=header.seed, agent=agent, t0_us=header.t0_us)
-        return KnownHost(host, _Keys(header.org, host))
+        return KnownHost(host, _Keys(organisation(header.org, header.organisations, agent), host))
 
     return make
 

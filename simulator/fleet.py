@@ -35,6 +35,7 @@ from simulator.load import OwnLoad
 from simulator.loglines import LogLines
 from simulator.merge import CONNECTION_SECONDS
 from simulator.names import Names
+from simulator.organisations import organisation
 from simulator.plan import Plan
 from simulator.recorded_agents import Recording, open_replayed
 from simulator.replay import ReplayHost
@@ -115,7 +116,7 @@ class Fleet:
         self.agents: list[Agent] = []
         self.faults = Faults(plan, self)
         self.connections: deque[tuple[int, int, int, int]] = deque(maxlen=CONNECTION_SECONDS)
-        self.t0_us = self.started_us = 0
+        self.t0_us = self.started_us = self._measured_from_us = 0
         self.stopped_us: int | None = None
         self._ledger_path = ledger
         self._ledger: LedgerWriter | None = None
@@ -156,7 +157,6 @@ class Fleet:
         works = self._ramp(), self._begin_dials(), self._flush(), self._watch_loop(), self._seconds()
         tasks = [loop.create_task(work) for work in works]
         pace = loop.create_task(self._pace())
-        warm_up = loop.call_later(self.plan.warm_up_us / 1e6, self._end_warm_up) if self.plan.warm_up_us else None
         ends = [loop.create_task(event.wait()) for event in (stop, self._failed)]
         try:
             await asyncio.wait([pace, *ends, *tasks[1:]], return_when=asyncio.FIRST_COMPLETED)
@@ -169,8 +169,6 @@ class Fleet:
                 await _cancel(tasks[1], *self._dials)
                 await self._leave()
         finally:
-            if warm_up is not None:
-                warm_up.cancel()
             self.faults.stop()
             for agent in self.agents:
                 agent.leave("stopped")
@@ -182,10 +180,6 @@ class Fleet:
                 self._close_ledger()
         if self._failure is not None:
             raise self._failure
-
-    def _end_warm_up(self) -> None:
-        self.ack_latency, self.schedule_lag = Latency(), Latency()
-        self.bystander_ack_latency = Latency()
 
     def _build(self) -> tuple[Sequence[Host], str]:
         """Make the agents; their hosts, and the digest of the words that they use."""
@@ -236,6 +230,7 @@ class Fleet:
         """Begin the timeline. Building took a while, and is no part of it."""
         self.started_us = start_us
         self.t0_us = start_us if self.plan.t0_us is None else self.plan.t0_us
+        self._measured_from_us = start_us + self.plan.warm_up_us
         self.load.begin()
         for host in hosts:
             host.t0_us = self.t0_us
@@ -247,6 +242,7 @@ class Fleet:
         return Header(
             seed=plan.seed,
             org=plan.org,
+            organisations=plan.organisations,
             agents=len(plan.numbers),
             first_agent=plan.numbers.start,
             containers=plan.containers,
@@ -299,7 +295,7 @@ class Fleet:
             late_us = now_us - due_us
             catching_up = due_us < caught_up_us
             if not catching_up:
-                self.schedule_lag.record(late_us, due_us)
+                self.schedule_lag.record(late_us, due_us, counts=due_us >= self._measured_from_us)
             if late_us > interval_us and not catching_up:
                 counts.skipped_ticks += 1
             else:
@@ -459,7 +455,8 @@ class Fleet:
     async def _dial(self, agent: int, session: Session, failed: _Failed) -> None:
         plan = self.plan
         lifetime_seconds = self.faults.token_seconds(agent) or plan.token_seconds
-        token = agent_token(plan.secret, plan.org, host_id(agent), lifetime_seconds)
+        org = organisation(plan.org, plan.organisations, agent)
+        token = agent_token(plan.secret, org, host_id(agent), lifetime_seconds)
         try:
             await self._connect(plan.url, token, AGENT_SUBPROTOCOL, session, plan.source_address(agent))
         except Refused as refusal:
@@ -491,8 +488,9 @@ class Fleet:
         """See `Services`."""
         # A batch of a history's gap waited for the fleet, not for the server.
         if self.plan.continues_us is None or due_us >= self.started_us + self.plan.ramp_us:
-            self.ack_latency.record(at_us - due_us, due_us)
-            if self.faults and agent not in self.faults:
+            measured = due_us >= self._measured_from_us
+            self.ack_latency.record(at_us - due_us, due_us, counts=measured)
+            if measured and self.faults and agent not in self.faults:
                 self.bystander_ack_latency.record(at_us - due_us)
         self._check_settled()
 

@@ -38,10 +38,18 @@ class Latency:
         self._taken: dict[int, int] = {}
         self.clamped = 0
 
-    def record(self, microseconds: int, due_us: int | None = None) -> None:
-        """Record one value in microseconds, of something meant to happen at a time in Unix microseconds, if that is known."""
+    def record(self, microseconds: int, due_us: int | None = None, *, counts: bool = True) -> None:
+        """Record one value.
+
+        Args:
+            microseconds: the value.
+            due_us: when it was meant to happen, in Unix microseconds, if that is known.
+            counts: else it stands in the intervals only, as what belongs to a warm-up does.
+        """
         if due_us is not None:
             self._intervals.record(microseconds, due_us)
+        if not counts:
+            return
         if not _LOWEST_US <= microseconds <= _HIGHEST_US:
             self.clamped += 1
             microseconds = _LOWEST_US if microseconds < _LOWEST_US else _HIGHEST_US

@@ -54,6 +54,8 @@ class Header(_Record, tag="header", frozen=True, kw_only=True):
     version: int = VERSION
     seed: int
     org: str
+    organisations: int = 1
+    """To which the agents belong in turn."""
     agents: int
     first_agent: int
     containers: int

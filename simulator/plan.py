@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from simulator.errors import PlanError
 from simulator.ledger import Replayed
 from simulator.link import Transport
+from simulator.organisations import organisation
 from simulator.scenario_faults import Fault
 from simulator.tokens import LIFETIME_SECONDS, MIN_SECRET_BYTES
 from simulator.workload import HOUR_US, MIN_INTERVAL_US, Workload, at_least
@@ -54,13 +55,15 @@ class Plan(Workload):
     secret: str
     """Signs the agents' tokens."""
     org: str = "demo"
+    organisations: int = 1
+    """To which the agents belong in turn, see `organisation`."""
     shard: Shard = WHOLE
     source_addresses: tuple[str, ...] = ()
     """From which the agents connect, in turn; empty: the system chooses."""
     duration_us: int | None = None
     """From the start, the ramp included; None: until it is stopped."""
     warm_up_us: int = 0
-    """From the start: latencies and lag recorded before its end are left out of the report."""
+    """From the start: latencies and lag of what was due before its end are left out of the report."""
     ramp_us: int = 5_000_000
     """Over which the agents connect for the first time."""
     transport: Transport = Transport.PICOWS
@@ -90,7 +93,9 @@ class Plan(Workload):
             raise PlanError("duration", f"{self.duration_us / 1e6:g}s", "more than 0s")
         if not 0 <= self.troubled_commands <= 1:
             raise PlanError("troubled-commands", f"{self.troubled_commands:g}", "a share from 0 to 1")
-        if not 1 <= len(self.org) <= 128:
+        if not 1 <= self.organisations <= self.agents:
+            raise PlanError("organisations", self.organisations, f"1 to {self.agents}, an agent for each")
+        if not 1 <= len(organisation(self.org, self.organisations, self.organisations)) <= 128:
             raise PlanError("org", repr(self.org), "1 to 128 characters")
         if len(self.secret.encode()) < MIN_SECRET_BYTES:
             raise PlanError("jwt-secret", f"<{len(self.secret.encode())} bytes>", f"at least {MIN_SECRET_BYTES} bytes")

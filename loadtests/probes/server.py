@@ -27,6 +27,8 @@ class ServerProbe:
         """Monotonic time and rows stored at the look before."""
         self._pruned_before = (0.0, 0.0)
         self._looked_at = time.monotonic()
+        self._flushed_before: dict[float, int] = {}
+        """Flushes of the warm-up, by the upper bound of their bucket."""
         self.looks = Looks(probe="server")
         self.series = {
             name: Series() for name in (
@@ -55,13 +57,18 @@ class ServerProbe:
         """One of the server's counters, over all its processes, as far as they were scraped."""
         return self._totals.value(name)
 
+    def warmed_up(self) -> None:
+        """Flushes so far belong to the warm-up."""
+        self._flushed_before = dict(self._totals.buckets(FLUSHES))
+
     def flushes(self) -> Latency:
-        """Durations of all flushes. Read from buckets a quarter apart, each told as its upper bound."""
+        """Durations of all flushes after the warm-up. Read from buckets a quarter apart, each told as its upper bound."""
         latency = Latency()
         bounds = self._totals.buckets(FLUSHES)
         largest = max((bound for bound, _ in bounds if not math.isinf(bound)), default=0.0)
         for bound, count in bounds:
-            latency.record_us(round((largest if math.isinf(bound) else bound) * 1e6), count)
+            after = count - self._flushed_before.get(bound, 0)
+            latency.record_us(round((largest if math.isinf(bound) else bound) * 1e6), max(0, after))
         return latency
 
     def _judge_readiness(self, status_code: int | None) -> None:

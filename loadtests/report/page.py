@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from loadtests.catalogue import METRICS, STATISTICS
 from loadtests.numbers import number
+from loadtests.offered import offered, warm_up
 from loadtests.report.figures import Figure, begin_us, figures
 from loadtests.report.plots import Mark, png, svg
 from loadtests.result import MEANING, Result, Verdict
@@ -78,7 +79,8 @@ def render(result: Result, drawn: Sequence[Figure]) -> str:
         title=_TITLES.get(verdict, verdict.name),
         meaning=MEANING[verdict],
         begun=_utc(result.started_at_us),
-        rows_per_second=_rows_per_second(result),
+        offered=offered(result),
+        warm_up=warm_up(result),
         thresholds=sorted(result.thresholds, key=lambda threshold: threshold.passed),
         figures=[
             {
@@ -99,13 +101,15 @@ def render(result: Result, drawn: Sequence[Figure]) -> str:
 
 
 def slowest(result: Result) -> list[Slow]:
-    """The intervals with the highest 99th percentiles, of all latencies that people or agents wait for."""
+    """The intervals after the warm-up with the highest 99th percentiles, of all latencies that people or agents wait for."""
     begun = begin_us(result)
+    measured_from_us = result.measured_from_us if result.scenario.warm_up_seconds else 0
     found = [
         (moment.p99, name, moment)
         for name, figures_ in result.metrics.items()
         if name != "schedule_lag_ms" and not name.startswith("chart_query_ms")
         for moment in figures_.moments
+        if moment.at_us >= measured_from_us
     ]
     found.sort(key=lambda entry: (-entry[0], entry[1], entry[2].at_us))
     return [
@@ -130,6 +134,8 @@ def _marks(result: Result) -> list[Mark]:
     begun = begin_us(result)
     windows = result.phases.get("during", ())
     found = []
+    if result.scenario.warm_up_seconds and result.measured_from_us:
+        found.append(Mark(0.0, (result.measured_from_us - begun) / 1e6, "warm-up", quiet=True))
     for fault in result.faults:
         until = next((w.until_us for w in windows if w.from_us <= fault.at_us <= w.until_us), fault.ended_at_us)
         found.append(Mark((fault.at_us - begun) / 1e6, (until - begun) / 1e6, fault.kind))
@@ -165,11 +171,6 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
                 for phase, part in found.phases.items()
             },
         }
-
-
-def _rows_per_second(result: Result) -> float:
-    fleet = result.scenario.fleet
-    return fleet.agents * (fleet.containers + fleet.log_lines) / fleet.interval_seconds
 
 
 def _utc(at_us: int) -> datetime:

@@ -43,12 +43,14 @@ _PERCENTILE_TICKS = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A fault, in seconds since the start of the load."""
+    """A fault, or the warm-up, in seconds since the start of the load."""
 
     begins: float
     ends: float
     """When its phase is over."""
     label: str
+    quiet: bool = False
+    """Whether nothing broke."""
 
 
 def svg(figure: Figure, marks: Sequence[Mark], *, narrow: bool) -> str:
@@ -143,12 +145,13 @@ def _percentile_axis(ax: Axes, panel: Panel) -> None:
 
 
 def _mark(ax: Axes, marks: Sequence[Mark], colors: dict[str, str], *, named: bool) -> None:
-    """Shade each fault and what it takes to calm down, and name it at the top."""
+    """Shade the warm-up, and each fault with what it takes to calm down, and name it at the top."""
     for i, mark in enumerate(marks):
-        ax.axvspan(mark.begins, mark.ends, color=colors[FAULT], alpha=0.09, linewidth=0)
-        ax.axvline(mark.begins, color=colors[FAULT], linewidth=1.1, linestyle=(0, (3, 2)))
+        color = colors[MUTED if mark.quiet else FAULT]
+        ax.axvspan(mark.begins, mark.ends, color=color, alpha=0.09, linewidth=0)
+        ax.axvline(mark.ends if mark.quiet else mark.begins, color=color, linewidth=1.1, linestyle=(0, (3, 2)))
         if named:
             ax.annotate(
                 mark.label, (mark.begins, 1), xycoords=("data", "axes fraction"), xytext=(4, -11 - 11 * (i % 3)),
-                textcoords="offset points", color=colors[FAULT], fontsize=8.5, annotation_clip=True,
+                textcoords="offset points", color=color, fontsize=8.5, annotation_clip=True,
             )  # fmt: skip

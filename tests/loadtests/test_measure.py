@@ -88,3 +88,15 @@ def test_an_offset_within_its_error_is_none(server_us: int) -> None:
     clock.echo(sent_us=1_000, server_us=server_us, received_us=11_000)
 
     assert clock.microseconds == 0
+
+
+def test_a_series_that_begins_anew_keeps_its_points() -> None:
+    """What came in a warm-up is drawn and does not count."""
+    series = Series([(1, 100.0), (2, 0.0)])
+    series.begin()
+    assert series.statistics() == {}
+
+    series.add(3, 7.0)
+    series.add(4, 9.0)
+    assert series.statistics() == {"min": 7, "max": 9, "mean": 8, "last": 9}
+    assert [value for _, value in series.points] == [100, 0, 7, 9]

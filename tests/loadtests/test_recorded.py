@@ -119,3 +119,17 @@ def test_every_failure_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "verdict.md").read_text()
 
     assert [kind for kind in FAILURES if f"| `{kind}` |" not in text] == []
+
+
+def test_what_was_meant_for_the_warm_up_counts_in_no_latency() -> None:
+    """By the intended time, however late it came; the intervals have it, and counts are of everything."""
+    now = now_us()
+    measurements = Measurements(lambda **_: None, measured_from_us=now - 1_000_000)
+    measurements.message("metrics", 10, [5_000_000, 10_000])
+    measurements.took("log_download_ms", now - 5_000_000)
+
+    assert measurements._latencies["live_latency_ms"].count == 1
+    assert measurements._latencies["log_download_ms"].count == 0
+    assert len(measurements._intervals["live_latency_ms"].encoded()) == 2
+    assert len(measurements._intervals["log_download_ms"].encoded()) == 1
+    assert measurements._recorded.messages == 1

@@ -14,11 +14,13 @@ from simulator.expected import (
     ExpectedLog,
     ExpectedRows,
     ExpectedSamples,
+    hosts_of,
     one_line_per_key,
     one_per_key,
     pool_digest,
 )
 from simulator.fleet import Fleet
+from simulator.host import FakeHost
 from simulator.ledger import (
     STATUSES,
     ClockRecord,
@@ -363,3 +365,12 @@ def test_batches_of_no_tick_have_no_rows(tmp_path: Path) -> None:
     (course,) = ledger.courses_of(1)
     assert [(batch.tick, batch.seq) for batch in course.batches(0, 100)] == [(0, 1), (1, 2), (2, 3), (3, 9), (4, 10)]
     assert len(ExpectedRows(ledger).metrics(0, EVER)) == 5 * 3
+
+
+def test_rows_of_several_organisations_have_the_keys_of_their_own() -> None:
+    """Agents belong to them in turn; the same agent in another organisation would be another container."""
+    hosts = hosts_of(header(organisations=2))
+    for agent, org in ((1, "acme-1"), (2, "acme-2")):
+        known = hosts(agent)
+        assert isinstance(known.fake, FakeHost)
+        assert known.ids[0] == container_id(org, known.fake.host_id, known.fake.docker_id(0))

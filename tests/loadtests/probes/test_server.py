@@ -1,7 +1,7 @@
 """The server's counters as series."""
 
 from loadtests.probes.catalogue import SERVER_COUNTERS, SERVER_GAUGES
-from loadtests.probes.server import ServerProbe
+from loadtests.probes.server import FLUSHES, ServerProbe
 from tests.support.server import RunningServer
 
 
@@ -23,3 +23,17 @@ async def test_a_server_that_does_not_answer_leaves_a_gap() -> None:
 
     assert (probe.looks.failures, probe.looks.last_error) == (1, "/metrics did not answer in time")
     assert all(not series.points for series in probe.series.values())
+
+
+def test_flushes_of_the_warm_up_are_cut_off() -> None:
+    """Bucket by bucket, over a restart of the server too."""
+    probe = ServerProbe("http://127.0.0.1:1")
+    bucket = f"{FLUSHES}_bucket"
+    probe._totals.update({(bucket, "0.1"): 3.0, (bucket, "+Inf"): 4.0})
+    probe.warmed_up()
+    assert probe.flushes().count == 0
+
+    probe.ended()
+    probe._totals.update({(bucket, "0.1"): 2.0, (bucket, "+Inf"): 2.0})
+    assert probe.flushes().count == 2
+    assert probe.flushes().statistics()["max"] <= 101
