@@ -211,7 +211,7 @@ async def test_the_report_adds_up() -> None:
 async def test_the_warm_up_is_left_out() -> None:
     """Latencies of what was due then are in no percentile; counts are of the whole run; the report says how long it was."""
     async with fake_server() as server, running_fleet(server, warm_up_us=500_000) as fleet:
-        await eventually(lambda: fleet.ack_latency.summary()["count"] >= 3)
+        await eventually(lambda: fleet.ack_latency.p99_ms > 0)
     final = report(fleet)
     acked, lag = final["ack_latency_ms"]["count"], final["schedule_lag_ms"]["count"]
 

@@ -7,8 +7,9 @@ import jwt
 import pytest
 
 from server.auth.keys import Keys
-from server.auth.principal import MAX_LIFE_SECONDS, ROLES
+from server.auth.principal import ROLES
 from server.auth.tokens import LEEWAY_SECONDS, TokenError, Tokens, bearer
+from server.token_life import MAX_LIFE_SECONDS
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
 TOKENS = Tokens(Keys.of_secret(SECRET))

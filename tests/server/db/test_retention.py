@@ -6,11 +6,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.auth.principal import MAX_LIFE_SECONDS, User
+from server.auth.principal import User
 from server.db import retention
 from server.db.storage.strategies import STRATEGIES
 from server.errors import DatabaseDownError
 from server.protocol.identity import container_id
+from server.token_life import MAX_LIFE_SECONDS
 from tests.support.server import RunningServer, container, eventually, line, now_us, running_server
 
 DAY = 86_400
