@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check lint types imports format asyncapi result-schema constraints clean
+.PHONY: help setup run demo test check lint types imports format asyncapi result-schema scenario-schema constraints clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ asyncapi: $(STAMP)  ## write docs/asyncapi.json anew from the message types
 
 result-schema: $(STAMP)  ## write docs/result.schema.json anew from the types of a result
 	$(BIN)/python -m loadtests.result_file > docs/result.schema.json
+
+scenario-schema: $(STAMP)  ## write docs/scenario.schema.json anew from the types of a scenario
+	$(BIN)/python -m loadtests.scenario_schema > docs/scenario.schema.json
 
 constraints:     ## pin what a fresh environment resolves to
 	rm -rf .venv-pin && $(PYTHON) -m venv .venv-pin
