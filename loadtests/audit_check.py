@@ -19,6 +19,7 @@ import msgspec
 
 from loadtests.answers import AuditEntry, AuditPage
 from loadtests.attempts import FINAL_STATES, Attempt
+from loadtests.scrape import opener
 
 EXAMPLES = 20
 """Findings that are told in full; the others are counted."""
@@ -185,7 +186,5 @@ async def _page(url: str, authorization: Callable[[], str]) -> AuditPage:
 
 
 def _fetch(request: urllib.request.Request) -> bytes:
-    # Proxies of the environment are for the outside.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=READ_SECONDS) as response:
+    with opener().open(request, timeout=READ_SECONDS) as response:
         return bytes(response.read())

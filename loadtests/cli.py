@@ -1,6 +1,7 @@
 """`seatrial run`, `seatrial verify` and `seatrial demo`."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -20,12 +21,34 @@ def run(
     ] = None,
     database_url: Annotated[
         str | None,
-        typer.Option(help="Run on this Postgres server, in a database made for the run. Default: a private one."),
+        typer.Option(
+            help="Run on this Postgres server, in a database made for the run; with --target: its database."
+            " Default: a private one."
+        ),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where the results go.")] = Path("runs"),
     locust_processes: Annotated[
         int | None, typer.Option(help="Processes of Locust that share the users: ui.processes.")
     ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Load this server, which runs already: https://host[:port]. See docs/target.md.")
+    ] = None,
+    signing_key: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SEATRIAL_JWT_SIGNING_KEY",
+            help="With --target: PEM file of a private key of which it has the public half. Default: SEATRIAL_JWT_SECRET.",
+        ),
+    ] = None,
+    kid: Annotated[
+        str | None, typer.Option(envvar="SEATRIAL_JWT_SIGNING_KID", help="With --target: kid of the signing key.")
+    ] = None,
+    metrics_url: Annotated[
+        str | None, typer.Option(help="With --target: where its /metrics and /readyz are, if not there.")
+    ] = None,
+    i_own_this: Annotated[
+        bool, typer.Option("--i-own-this", help="With --target: load it though it does not say that it accepts that.")
+    ] = False,
 ) -> None:
     """Run a scenario and judge it: start Postgres, server, fleet and browsers, stop them, verify every row.
 
@@ -39,7 +62,10 @@ def run(
     from loadtests.run import run as perform
     from loadtests.server_settings import validate_server_settings
     from loadtests.summary import show
+    from loadtests.target import NoConsentError, reach, target_of
+    from loadtests.target_limits import check_targetable
     from loadtests.thresholds import validate_thresholds
+    from simulator.errors import PlanError
     from simulator.scenario import ScenarioError, load
 
     overrides = {}
@@ -54,15 +80,29 @@ def run(
         loaded = load(scenario, overrides)
         validate_thresholds(loaded)
         validate_server_settings(loaded)
-        check_breakable(loaded, database_url)
-    except ScenarioError as error:
+        deployed = None
+        if target is None:
+            check_breakable(loaded, database_url)
+            if metrics_url is not None or i_own_this:
+                _fail(_USAGE, f"{'--metrics-url' if metrics_url else '--i-own-this'}: expected --target beside it")
+        else:
+            if database_url is None:
+                _fail(_USAGE, "--target: expected --database-url of its database: without it no row can be verified")
+            check_targetable(loaded)
+            file = {"SEATRIAL_JWT_SIGNING_KEY": str(signing_key.resolve())} if signing_key else {}
+            environ = dict(os.environ) | file | ({"SEATRIAL_JWT_SIGNING_KID": kid} if kid else {})
+            deployed = target_of(target, database_url=database_url, metrics_url=metrics_url, environ=environ)
+            asyncio.run(reach(deployed, loaded, owned=i_own_this))
+    except (ScenarioError, PlanError, NoConsentError) as error:
         _fail(_USAGE, str(error))
+    except StageError as error:
+        _fail(_ENVIRONMENT, str(error))
     try:
         directory = create_run_directory(runs, loaded.name)
     except OSError as error:
         _fail(_ENVIRONMENT, f"--runs {runs}: {error.strerror or error}")
     try:
-        result = asyncio.run(perform(loaded, directory, database_url))
+        result = asyncio.run(perform(loaded, directory, database_url, deployed))
     except (StageError, ChildError) as error:
         _fail(_ENVIRONMENT, str(error))
     try:

@@ -38,6 +38,14 @@ class Postgres(Struct, frozen=True, kw_only=True):
         ]
 
 
+class Deployed(Struct, frozen=True, kw_only=True):
+    """A server that was there already. The machine of the result is then the one that made the load."""
+
+    url: str
+    org: str
+    """The organisation in which the run left its rows."""
+
+
 class Environment(Struct, frozen=True, kw_only=True):
     """The machine and the software of a run."""
 
@@ -52,9 +60,11 @@ class Environment(Struct, frozen=True, kw_only=True):
     """None: the run ended before it was up."""
     git_commit: str | None
     """None: the project is no git repository. `-dirty` at the end: with changes that are not committed."""
+    target: Deployed | None = None
+    """The server, where it was not the run's own; None: the run started it on this machine."""
 
 
-def environment(postgres: Postgres | None = None) -> Environment:
+def environment(postgres: Postgres | None = None, target: Deployed | None = None) -> Environment:
     """This machine, now. Reads files and asks git, so not for an event loop."""
     try:
         cores = len(os.sched_getaffinity(0))
@@ -69,6 +79,7 @@ def environment(postgres: Postgres | None = None) -> Environment:
         packages=dict(_versions()),
         postgres=postgres,
         git_commit=git_commit(Path(__file__).parents[1]),
+        target=target,
     )
 
 

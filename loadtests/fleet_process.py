@@ -10,7 +10,7 @@ import msgspec
 
 from loadtests.children import Child, python
 from loadtests.scrape import scrape
-from loadtests.stage import ORG, ServerUnderTest, outer_environment
+from loadtests.stage import Site, outer_environment
 from simulator.ledger import ledger_files
 from simulator.profiles import mix_text
 from simulator.scenario import Scenario
@@ -23,7 +23,7 @@ _LOOK_SECONDS = 0.2
 
 def make_fleet(
     scenario: Scenario,
-    server: ServerUnderTest,
+    server: Site,
     directory: Path,
     *,
     url: str | None = None,
@@ -45,7 +45,7 @@ def make_fleet(
     fleet = scenario.fleet
     warm_up_seconds = scenario.warm_up_seconds if warm_up_seconds is None else warm_up_seconds
     arguments = [
-        "simulate", "--url", url or server.ws, "--org", ORG, "--agents", str(fleet.agents),
+        "simulate", "--url", url or server.ws, "--org", server.org, "--agents", str(fleet.agents),
         "--containers", str(fleet.containers), "--interval", f"{fleet.interval_seconds:g}s",
         "--log-lines", str(fleet.log_lines), "--ramp", f"{fleet.ramp_seconds:g}s", "--seed", str(scenario.seed),
         "--profiles", mix_text(fleet.profiles), "--churn-per-hour", f"{fleet.churn_per_hour:g}",
@@ -53,7 +53,7 @@ def make_fleet(
         "--token-lifetime", f"{fleet.token_lifetime_seconds:.0f}s",
         "--processes", str(fleet.processes), "--transport", fleet.transport,
         "--ledger", str(directory / LEDGER), "--report", str(directory / REPORT),
-        "--warm-up", f"{warm_up_seconds:g}s", "--json",
+        "--warm-up", f"{warm_up_seconds:g}s", "--json", "--i-own-this",
     ]  # fmt: skip
     if history is not None:
         arguments += ["--continue", str(history)]
@@ -62,7 +62,7 @@ def make_fleet(
             arguments += ["--fault", fault.option()]
     if not endless:
         arguments += ["--duration", f"{scenario.duration_seconds:g}s"]
-    environ = outer_environment() | {"SEATRIAL_JWT_SECRET": server.secret}
+    environ = outer_environment() | dict(server.credentials)
     return Child("fleet", python("seatrial", *arguments), environ, directory / "fleet.log")
 
 
@@ -71,7 +71,7 @@ def ledgers(scenario: Scenario, directory: Path) -> tuple[Path, ...]:
     return ledger_files(directory / LEDGER, scenario.fleet.processes)
 
 
-async def until_connected(fleet: Child, scenario: Scenario, server: ServerUnderTest) -> None:
+async def until_connected(fleet: Child, scenario: Scenario, server: Site) -> None:
     """Wait for the last agent.
 
     Raises:

@@ -9,7 +9,7 @@ import msgspec
 from loadtests.audit_check import AuditFindings
 from loadtests.catalogue import measurable
 from loadtests.findings import Findings
-from loadtests.fingerprint import Postgres, environment
+from loadtests.fingerprint import Deployed, Postgres, environment
 from loadtests.fleet_process import REPORT
 from loadtests.fleet_report import catalogue as fleet_catalogue
 from loadtests.fleet_report import fleet_faults, read_report
@@ -52,6 +52,9 @@ class Outcome:
     status: FleetStatus | None = None
     """None: the fleet was not started."""
     server: ServerUnderTest | None = None
+    """None: it is not this run's own, or was not started."""
+    target: Deployed | None = None
+    """The server, where it is not this run's own."""
     network: Network | None = None
     has_users: bool = False
     """Whether Locust was started."""
@@ -152,7 +155,7 @@ class Outcome:
         return summarise(
             self.scenario,
             course,
-            environment=environment(self.postgres),
+            environment=environment(self.postgres, self.target),
             measured=self.measured,
             timed=self.timed,
             judged=judge(self.scenario, self.measured, self.timed, course.phases, self.aborted),
@@ -165,6 +168,7 @@ class Outcome:
         found: dict[str, Series | float] = {}
         if self.sampler is not None:
             found.update(self.sampler.series)
+        if self.sampler is not None and self.sampler.sees_the_server:
             found["server_unready_s"] = self.sampler.unready_seconds
             for name in ("rows_replayed", "batches_replayed"):
                 found[name] = self.sampler.total(f"seatrial_{name}_total")

@@ -30,9 +30,10 @@ from loadtests.probes.processes import Pid
 from loadtests.progress import Progress
 from loadtests.result import Result
 from loadtests.sampling import Sampler
-from loadtests.stage import ORG, ServerUnderTest, StageError, database, fingerprint
+from loadtests.stage import RunDatabase, ServerUnderTest, Site, StageError, database, fingerprint
+from loadtests.target import Target
 from loadtests.tenants import tenants
-from loadtests.tokens import JWT_SECRET, user_token
+from loadtests.tokens import user_token
 from loadtests.users_process import ATTEMPTS, make_users
 from loadtests.verify import RollingVerifier, Verifier
 from server.db.embedded import EmbeddedPostgres
@@ -50,7 +51,15 @@ LOOK_SECONDS, VERIFY_SECONDS = 2.0, 120.0
 class Run:
     """A run of a checked scenario into its own directory."""
 
-    def __init__(self, scenario: Scenario, directory: Path, database_url: str | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        directory: Path,
+        database_url: str | None,
+        progress: Progress,
+        target: Target | None = None,
+    ) -> None:
+        self._target = target
         self._scenario = scenario
         self._directory = directory
         self._database_url = database_url
@@ -75,26 +84,28 @@ class Run:
     async def _perform(self) -> None:
         scenario, directory, outcome = self._scenario, self._directory, self._outcome
         async with AsyncExitStack() as stack:
-            self._progress.say("starting Postgres")
-            dsn, postgres = await stack.enter_async_context(database(self._database_url, directory / "postgres.log"))
+            dsn, postgres = await self._database(stack)
             storage = strategy(scenario.storage.strategy)
-            verifying = Reconnecting(dsn, statement_seconds=VERIFY_SECONDS)
-            stack.callback(verifying.close)
+            verifying = _connection(stack, dsn, VERIFY_SECONDS)
             past, history = None, directory / HISTORY
             if scenario.storage.backfill_seconds:
                 past = await write_history(scenario, dsn, storage, history, verifying.use, self._progress.say)
-            server = outcome.server = ServerUnderTest(scenario, dsn, directory)
-            stack.push_async_callback(lambda: server.child.stop())  # noqa: PLW0108 - the child changes with a restart
-            self._progress.say("starting the server")
-            await server.start()
-            looking = Reconnecting(dsn, statement_seconds=LOOK_SECONDS)
-            counting = Reconnecting(dsn, statement_seconds=LOOK_SECONDS)
-            stack.callback(looking.close)
-            stack.callback(counting.close)
+            target, own = self._target, None
+            server: Site
+            if target is None:
+                server = own = outcome.server = await self._start_server(stack, dsn)
+            else:
+                server = target
+            looking, counting = (_connection(stack, dsn, LOOK_SECONDS) for _ in range(2))
             await self._look_at_postgres(looking)
-            network = outcome.network = await self._start_network(stack, server)
+            network = outcome.network = await self._start_network(stack, own) if own else None
             verifier = stack.enter_context(
-                Verifier([*([history] if past else []), *ledgers(scenario, directory)], storage, verifying.use)
+                Verifier(
+                    [*([history] if past else []), *ledgers(scenario, directory)],
+                    storage,
+                    verifying.use,
+                    org=target.org if target else None,
+                )
             )
             rolling = RollingVerifier(
                 verifier, scenario.storage.retention_seconds, since_us=past.verified_until_us if past else 0
@@ -111,7 +122,12 @@ class Run:
             )
             users = make_users(scenario, server, directory) if scenario.users else None
             sampler = outcome.sampler = Sampler(
-                server.http, storage, looking, counting, self._processes(postgres, fleet, users)
+                target.metrics if target else server.http,
+                storage,
+                looking,
+                counting,
+                self._processes(postgres, fleet, users),
+                ours=target is None,
             )
             await sampler.prepare()
             stack.push_async_callback(fleet.stop)
@@ -125,9 +141,9 @@ class Run:
             async with Background() as background:
                 background.start(sampler.run())
                 checking = background.start(rolling.run())
-                background.start(self._watch_server(server, sampler))
-                for fault in (fault for fault in scenario.faults if not fault.of_fleet):
-                    background.start(self._break(Faults(server, postgres, network), fault))
+                if own:
+                    background.start(self._watch_server(own, sampler))
+                    self._begin_faults(background, Faults(own, postgres, network))
                 for work in self._end_warm_up(), self._show(sampler, outcome.status), self._watch_thresholds(fleet):
                     background.start(work)
                 if users is not None:
@@ -140,22 +156,46 @@ class Run:
             outcome.count_faults()
             await sampler.last_look()
             entries = await self._audit(server) if scenario.actions.operators else None
-            self._progress.say("stopping the server")
-            if not await server.child.stop():
-                outcome.invalid.append("the server did not end within 30 s of SIGTERM")
-            await self._verify_rest(rolling)
+            if own:
+                self._progress.say("stopping the server")
+                if not await own.child.stop():
+                    outcome.invalid.append("the server did not end within 30 s of SIGTERM")
+            await self._verify_rest(rolling, pruning=own is None)
             if entries is not None:
                 self._check_audit(entries, verifier.executed())
 
     # -- parts
 
+    async def _database(self, stack: AsyncExitStack) -> RunDatabase:
+        """Where the rows go: a database of the run's own, or the target's."""
+        if self._target is not None:
+            self._outcome.target = self._target.deployed
+            return RunDatabase(self._target.database_url, None)
+        self._progress.say("starting Postgres")
+        return await stack.enter_async_context(database(self._database_url, self._directory / "postgres.log"))
+
+    async def _start_server(self, stack: AsyncExitStack, dsn: str) -> ServerUnderTest:
+        """The run's own server."""
+        server = ServerUnderTest(self._scenario, dsn, self._directory)
+        stack.push_async_callback(lambda: server.child.stop())  # noqa: PLW0108 - the child changes with a restart
+        self._progress.say("starting the server")
+        await server.start()
+        return server
+
+    def _begin_faults(self, background: Background, faults: Faults) -> None:
+        """Let the runner's faults happen, each at its time."""
+        for fault in self._scenario.faults:
+            if not fault.of_fleet:
+                background.start(self._break(faults, fault))
+
     def _processes(self, postgres: EmbeddedPostgres | None, fleet: Child, users: Child | None) -> dict[str, Pid]:
         """Whose processes there are to look at."""
         outcome = self._outcome
-        found: dict[str, Pid] = {
-            "server": lambda: outcome.server.child.running_pid if outcome.server else None,
-            "fleet": lambda: fleet.running_pid,
-        }
+        found: dict[str, Pid] = {"fleet": lambda: fleet.running_pid}
+        if outcome.target is None:
+            found["server"] = lambda: outcome.server.child.running_pid if outcome.server else None
+        else:
+            outcome.unseen.append(Looks(probe="server processes", note="the server of --target is not ours"))
         if postgres is not None:
             found["postgres"] = lambda: postgres.pid
         else:
@@ -184,16 +224,15 @@ class Run:
         await network.start()
         return network
 
-    async def _audit(self, server: ServerUnderTest) -> list[AuditEntry] | None:
+    async def _audit(self, server: Site) -> list[AuditEntry] | None:
         """The audit log of this run; None: it cannot be read, which makes the run invalid."""
         self._progress.say("reading the audit log")
-        environ = {JWT_SECRET: server.secret}
         found: list[AuditEntry] = []
         try:
-            for tenant in tenants(ORG, self._scenario.fleet.organisations):
+            for tenant in tenants(server.org, self._scenario.fleet.organisations):
 
                 def authorization(org: str = tenant.org) -> str:
-                    return f"Bearer {user_token(environ, 'audit-check', 'admin', org)}"
+                    return f"Bearer {user_token(server.credentials, 'audit-check', 'admin', org)}"
 
                 found += await read_audit(server.http, authorization, self._outcome.started_us)
         except AuditCheckError as error:
@@ -315,18 +354,27 @@ class Run:
 
     # -- the end
 
-    async def _verify_rest(self, rolling: RollingVerifier) -> None:
-        """Everything that the rolling verification has not seen yet; nothing is pruned any more."""
+    async def _verify_rest(self, rolling: RollingVerifier, *, pruning: bool) -> None:
+        """Everything that the rolling verification has not seen yet; `pruning`: the server goes on to remove rows."""
         self._progress.say("verifying what is left")
         retention_us = int(self._scenario.storage.retention_seconds * 1e6)
         try:
-            await rolling.finish(now_us() - retention_us)
+            await rolling.finish(now_us() - retention_us, pruning=pruning)
         except (LedgerError, *AWAY) as error:
             self._outcome.invalid.append(f"the ledger could not be verified to its end: {error}")
 
 
-async def run(scenario: Scenario, directory: Path, database_url: str | None) -> Result:
-    """Perform a run; SIGINT and SIGTERM end it early and in order, a second one at once.
+def _connection(stack: AsyncExitStack, dsn: str, statement_seconds: float) -> Reconnecting:
+    """A connection that ends with the stack."""
+    made = Reconnecting(dsn, statement_seconds=statement_seconds)
+    stack.callback(made.close)
+    return made
+
+
+async def run(scenario: Scenario, directory: Path, database_url: str | None, target: Target | None = None) -> Result:
+    """Perform a run, on a server of its own or on a target that was reached.
+
+    SIGINT and SIGTERM end it early and in order, a second one at once.
 
     Raises:
         StageError, ChildError: the environment could not be set up.
@@ -334,7 +382,7 @@ async def run(scenario: Scenario, directory: Path, database_url: str | None) -> 
     loop = asyncio.get_running_loop()
     with Progress(sys.stderr) as progress:
         progress.say(f"{scenario.name}: {scenario.question.strip()}")
-        performing = asyncio.ensure_future(Run(scenario, directory, database_url, progress).perform())
+        performing = asyncio.ensure_future(Run(scenario, directory, database_url, progress, target).perform())
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, performing.cancel)
         try:

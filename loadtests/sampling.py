@@ -25,6 +25,7 @@ class Sampler:
         storage: the strategy that keeps the rows.
         tables, statistics: connections of the sampler's own; their deadlines must be short.
         processes: parts whose processes can be looked at.
+        ours: whether server and database are the run's own; else nothing is changed there, and its statements are not told.
     """
 
     def __init__(
@@ -34,7 +35,10 @@ class Sampler:
         tables: Reconnecting,
         statistics: Reconnecting,
         processes: Mapping[str, Pid] = NOBODY,
+        *,
+        ours: bool = True,
     ) -> None:
+        self._ours = ours
         self._server = ServerProbe(url)
         self._postgres = PostgresProbe(statistics)
         self._probes: list[Probe] = [
@@ -46,7 +50,10 @@ class Sampler:
 
     async def prepare(self) -> None:
         """What must be done before the load."""
-        await self._postgres.prepare()
+        if self._ours:
+            await self._postgres.prepare()
+        else:
+            self._postgres.looks.note = "no slowest statements: those of --target are not this run's alone"
 
     async def run(self) -> None:
         """Look each second until cancelled; a probe that must wait makes no other wait."""
@@ -63,7 +70,8 @@ class Sampler:
     async def last_look(self) -> None:
         """Look once more, at the end of the load, at everything."""
         await asyncio.gather(*(probe.look() for probe in self._probes))
-        await self._postgres.find_statements()
+        if self._ours:
+            await self._postgres.find_statements()
 
     def server_ended(self) -> None:
         """The server's process is gone: the next one counts from zero."""
@@ -73,6 +81,11 @@ class Sampler:
     def rows_per_second(self) -> float:
         """Of the last second."""
         return self.series["insert_rows_per_second"].statistics().get("last", 0.0)
+
+    @property
+    def sees_the_server(self) -> bool:
+        """Whether its `/metrics` ever answered: without that its counters are unknown, and not zero."""
+        return self._server.looks.looks > self._server.looks.failures
 
     @property
     def unready_seconds(self) -> float:

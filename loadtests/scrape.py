@@ -3,6 +3,7 @@
 import asyncio
 import urllib.error
 import urllib.request
+from functools import lru_cache
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -12,8 +13,21 @@ Sample = dict[tuple[str, str], float]
 """Value by (name, value of its label `le` or empty)."""
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: a token goes to the server that was named, and to no other."""
+
+    def redirect_request(self, *_: object) -> None:
+        """There is no other request."""
+
+
+@lru_cache(maxsize=1)
+def opener() -> urllib.request.OpenerDirector:
+    """What opens a URL straight, without the proxies of the environment, and follows no redirect."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
+
+
 def _fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=SCRAPE_TIMEOUT_SECONDS) as response:  # noqa: S310 - http://127.0.0.1
+    with opener().open(url, timeout=SCRAPE_TIMEOUT_SECONDS) as response:
         return bytes(response.read())
 
 
@@ -27,7 +41,7 @@ async def get(url: str) -> bytes | None:
 
 def _status(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=SCRAPE_TIMEOUT_SECONDS) as response:  # noqa: S310 - http://127.0.0.1
+        with opener().open(url, timeout=SCRAPE_TIMEOUT_SECONDS) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         with error:

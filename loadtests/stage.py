@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
@@ -27,6 +27,26 @@ NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 class StageError(Exception):
     """The environment could not be set up: exit 3."""
+
+
+class Site(Protocol):
+    """Where a server is, and how its fleet and its users come in."""
+
+    @property
+    def http(self) -> str:
+        """Its base URL."""
+
+    @property
+    def ws(self) -> str:
+        """The base URL of its sockets."""
+
+    @property
+    def org(self) -> str:
+        """The organisation of the run."""
+
+    @property
+    def credentials(self) -> Mapping[str, str]:
+        """The variables with which the fleet and the users sign their tokens."""
 
 
 class RunDatabase(NamedTuple):
@@ -138,6 +158,16 @@ class ServerUnderTest:
     def ws(self) -> str:
         """The base URL of its sockets."""
         return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def org(self) -> str:
+        """The organisation of the run."""
+        return ORG
+
+    @property
+    def credentials(self) -> Mapping[str, str]:
+        """The variables with which the fleet and the users sign their tokens."""
+        return {"SEATRIAL_JWT_SECRET": self.secret}
 
     async def start(self) -> None:
         """Start it and wait until it is ready.

@@ -64,6 +64,8 @@ class ApiUser(HttpUser):
         self.chance = Random(f"{self.environment.parsed_options.seed}/{kind}/{self.number}")
         # Proxies of the environment are for the outside; a load test goes straight to its server.
         self.client.trust_env = False
+        # A CA of one's own is named once for all clients; this one alone does not look there by itself.
+        self.client.verify = os.environ.get("SSL_CERT_FILE") or True
         self.measurements: Measurements = self.environment.seatrial_measurements
         org = os.environ.get(ORG) or DEFAULT_ORG
         self.tenant = tenant(org, count_of(ORGANISATIONS) or 1, self.number + 1)

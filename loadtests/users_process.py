@@ -6,7 +6,7 @@ from pathlib import Path
 from loadtests.children import Child, python
 from loadtests.recorded import Recorded, read_measurements
 from loadtests.shapes import shape_text
-from loadtests.stage import ORG, ServerUnderTest, outer_environment
+from loadtests.stage import Site, outer_environment
 from server.db.embedded import free_port
 from simulator.scenario import Scenario
 
@@ -20,7 +20,7 @@ WORKERS_WAIT_SECONDS = 30
 """Longest wait of the master for its workers."""
 
 
-def make_users(scenario: Scenario, server: ServerUnderTest, directory: Path) -> Child:
+def make_users(scenario: Scenario, server: Site, directory: Path) -> Child:
     """The simulated users of a scenario, not started yet; their actions end with a fleet that starts now.
 
     Args:
@@ -46,8 +46,8 @@ def make_users(scenario: Scenario, server: ServerUnderTest, directory: Path) -> 
             "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port,
         ]  # fmt: skip
     variables = {
-        "SEATRIAL_JWT_SECRET": server.secret,
-        "SEATRIAL_ORG": ORG,
+        **server.credentials,
+        "SEATRIAL_ORG": server.org,
         "SEATRIAL_MEASUREMENTS": str(directory / MEASUREMENTS),
         "SEATRIAL_ATTEMPTS": str(directory / ATTEMPTS),
         "SEATRIAL_RUN": directory.name,

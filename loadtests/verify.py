@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -54,6 +55,8 @@ class Verifier:
         storage: the strategy that keeps the rows.
         connect: to the database; the connection must be the verifier's own.
         patience_seconds: how long each slice waits for ledgers that do not grow.
+        org: look at rows of this organisation and of the ledgers' own containers only; None: all that is stored must be the
+            fleet's.
     """
 
     def __init__(
@@ -63,8 +66,10 @@ class Verifier:
         connect: Connect,
         *,
         patience_seconds: float = PATIENCE_SECONDS,
+        org: str | None = None,
     ) -> None:
         self._paths = ledgers
+        self._org = org
         self._storage = storage
         self._connect = connect
         self._stack = ExitStack()
@@ -196,11 +201,19 @@ class Verifier:
         return [expected.acked() for expected in self._expected]
 
     async def _read(self, since: int, until: int) -> "_Stored":
+        metrics, logs = self._storage.copy_metrics, self._storage.copy_logs
         async with self._connect() as connection:
+            if self._org is not None:
+                ids = await self._containers(connection, self._org, since, until)
+                metrics, logs = partial(metrics, container_ids=ids), partial(logs, container_ids=ids)
             return _Stored(
-                await _copied(self._storage.copy_metrics, connection, since, until),
-                await _copied(self._storage.copy_logs, connection, since, until),
+                await _copied(metrics, connection, since, until), await _copied(logs, connection, since, until)
             )
+
+    async def _containers(self, connection: asyncpg.Connection, org: str, since: int, until: int) -> list[int]:
+        """Those that the database knows of an organisation, and those that the ledgers tell of."""
+        known = {row[0] for row in await connection.fetch("SELECT container_id FROM container WHERE org = $1", org)}
+        return sorted(known.union(*(expected.containers(since, until) for expected in self._expected)))
 
     def _compare(
         self, since: int, until: int, acked: Sequence[Acked], there: "_Stored", known_until: int | None
@@ -368,8 +381,13 @@ class RollingVerifier:
                     continue
             self._next = until
 
-    async def finish(self, pruned_until: int) -> None:
-        """Compare what is left. Nothing is pruned any more; what is older than `pruned_until` may be gone."""
+    async def finish(self, pruned_until: int, *, pruning: bool = False) -> None:
+        """Compare what is left; what is older than `pruned_until` may be gone.
+
+        Args:
+            pruned_until: Unix microseconds.
+            pruning: whether the server goes on to remove rows; else nothing is pruned any more.
+        """
         begins, _ = await self._verifier.begin()
         self._next = self._next or begins
         end = self._verifier.last_at_us()
@@ -377,7 +395,11 @@ class RollingVerifier:
             cut = min(pruned_until, end)
             await self._verifier.count_only(self._next, cut)
             self._next = cut
-        await self._verifier.verify_through(self._next, end)
+        if pruning:
+            for since, until in self._verifier.slices(self._next, end):
+                await self._verifier.verify(since, until, still_whole=lambda s=since: self._whole(s))  # type: ignore[misc]
+        else:
+            await self._verifier.verify_through(self._next, end)
         self._next = end
 
     def _whole(self, since: int) -> bool:

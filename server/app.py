@@ -41,6 +41,7 @@ from server.http import (
     agents,
     audit,
     charts,
+    consent,
     containers,
     health,
     hosts,
@@ -468,6 +469,7 @@ def create_app(settings: Settings, seam: Seam | None = None) -> FastAPI:
         await service.live(ws)
 
     app.include_router(health.router(metrics, service.why_not_ready))
+    app.include_router(consent.router(settings))
     app.include_router(tickets.router(service.tickets, current_user))
     app.include_router(agents.router(service.hosts, settings, current_user, current_agent))
     app.include_router(administration.router(service.administration, service.quotas, current_user))

@@ -73,6 +73,12 @@ class Settings(BaseSettings):
             description='Origins of web apps that may open /ws/live beside the server\'s own, as JSON: ["https://a.b"].'
         ),
     ] = ()
+    accept_test_load: Annotated[
+        bool,
+        Field(
+            description="Whether `seatrial run --target` may load this server; told to everybody who asks. Off in production."
+        ),
+    ] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log lines to write.")
     ] = "info"

@@ -74,6 +74,18 @@ def simulate(
     jwt_secret: Annotated[
         str, typer.Option(envvar="SEATRIAL_JWT_SECRET", show_envvar=True, help="Signs the agents' tokens.")
     ] = "",
+    signing_key: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SEATRIAL_JWT_SIGNING_KEY",
+            show_envvar=True,
+            help="PEM file of a private key that signs them instead; the server has its public half.",
+        ),
+    ] = None,
+    kid: Annotated[
+        str | None,
+        typer.Option(envvar="SEATRIAL_JWT_SIGNING_KID", show_envvar=True, help="kid of that key, with which it goes."),
+    ] = None,
     token_lifetime: Annotated[str, typer.Option(help="How long a token is valid.")] = "1h",  # noqa: S107 - a duration
     spool_bytes: Annotated[int, typer.Option(help="What an agent holds at most while it cannot send.")] = 8 << 20,
     spool_age: Annotated[str, typer.Option(help="How long an agent holds a batch at most.")] = "10m",
@@ -101,6 +113,7 @@ def simulate(
     from simulator.scenario_format import ScenarioError
     from simulator.sources import check_usable
     from simulator.sources import source_addresses as sources
+    from simulator.tokens import read_key
 
     try:
         if scenario is not None and not describe:
@@ -144,7 +157,8 @@ def simulate(
             raise PlanError("organisations", organisations, "1 beside --continue: a history has one")
         plan = Plan(
             url=target,
-            secret=jwt_secret,
+            secret=jwt_secret if signing_key is None else read_key(signing_key, kid),
+            kid=None if signing_key is None else kid,
             **sent,
             shard=parse_shard(shard),
             source_addresses=sources(source_addresses, target, sent["agents"]),

@@ -175,6 +175,17 @@ class ExpectedRows:
                             rows.append((stored, found, found is Status.ACKED and seq <= known))
         return one_line_per_key(rows) if self._ledger.clocks else rows
 
+    def containers(self, since: int, until: int) -> set[int]:
+        """Keys of the containers that the fleet had with since <= at < until (Unix microseconds), and perhaps of others."""
+        found: set[int] = set()
+        slack = self._header.interval_us
+        for agent in agents_of(self._header):
+            fake, ids = self._host(agent)
+            for run in _ticks_of(fake, since - slack, until + slack):
+                if run:
+                    found.update(ids[ref] for ref in fake.lives.refs(run.start, run.stop - 1))
+        return found
+
     def container(self, container: int) -> tuple[int, int] | None:
         """(agent, ref) of a container's key; None: no container of this fleet, or one that was not asked for so far."""
         for agent in agents_of(self._header):

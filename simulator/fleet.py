@@ -456,7 +456,7 @@ class Fleet:
         plan = self.plan
         lifetime_seconds = self.faults.token_seconds(agent) or plan.token_seconds
         org = organisation(plan.org, plan.organisations, agent)
-        token = agent_token(plan.secret, org, host_id(agent), lifetime_seconds)
+        token = agent_token(plan.secret, org, host_id(agent), lifetime_seconds, kid=plan.kid)
         try:
             await self._connect(plan.url, token, AGENT_SUBPROTOCOL, session, plan.source_address(agent))
         except Refused as refusal:

@@ -53,7 +53,9 @@ class Plan(Workload):
     url: str
     """Of the server's agent socket."""
     secret: str
-    """Signs the agents' tokens."""
+    """Signs the agents' tokens; with `kid` it is a private key in PEM."""
+    kid: str | None = None
+    """Names the private key to the server; None: `secret` is a secret that the server shares."""
     org: str = "demo"
     organisations: int = 1
     """To which the agents belong in turn, see `organisation`."""

@@ -152,17 +152,31 @@ class Storage(Protocol):
         """
 
     async def copy_metrics(
-        self, connection: asyncpg.Connection, since: int, until: int, take: Callable[[bytes], Coroutine[Any, Any, None]]
+        self,
+        connection: asyncpg.Connection,
+        since: int,
+        until: int,
+        take: Callable[[bytes], Coroutine[Any, Any, None]],
+        container_ids: Sequence[int] | None = None,
     ) -> None:
         """Hand out all samples with since <= at < until, in no order, as the pieces of one binary COPY.
 
-        Its columns are `METRICS_OUT_COLUMNS`, none of them null: so every row is equally wide.
+        Its columns are `METRICS_OUT_COLUMNS`, none of them null: so every row is equally wide. With `container_ids` only
+        those of these containers.
         """
 
     async def copy_logs(
-        self, connection: asyncpg.Connection, since: int, until: int, take: Callable[[bytes], Coroutine[Any, Any, None]]
+        self,
+        connection: asyncpg.Connection,
+        since: int,
+        until: int,
+        take: Callable[[bytes], Coroutine[Any, Any, None]],
+        container_ids: Sequence[int] | None = None,
     ) -> None:
-        """Hand out all lines with since <= at < until, in no order, as the pieces of one binary COPY of `logs.columns`."""
+        """Hand out all lines with since <= at < until, in no order, as the pieces of one binary COPY of `logs.columns`.
+
+        With `container_ids` only those of these containers.
+        """
 
     async def tail_logs(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 
 from server.db.storage.base import CopyTarget, LogRow, PrunedLogs
+from server.db.storage.slices import narrowed
 from server.db.storage.times import EPOCH, to_datetime, to_micros
 from server.reads import LogFilter, LogPlace
 from server.rows import LINE_OVERHEAD_BYTES, LOG_COLUMNS, STREAMS
@@ -29,6 +30,11 @@ LOG_DDL = """
 """
 LOG_TYPES = ("bigint", "timestamp with time zone", "integer", "smallint", "boolean", "boolean", "text")
 """Of the columns in their order, as Postgres names them."""
+
+_OUT = """
+    SELECT container_id, timestamp, line, stream, partial, truncated, text
+    FROM container_log WHERE timestamp >= $1 AND timestamp < $2
+"""
 
 _LOG_PAGE = """
     SELECT container_id, timestamp, line, stream,
@@ -56,14 +62,16 @@ class LogTable:
     logs = CopyTarget("container_log", LOG_COLUMNS, LOG_COLUMNS[:3])
 
     async def copy_logs(
-        self, connection: asyncpg.Connection, since: int, until: int, take: Callable[[bytes], Coroutine[Any, Any, None]]
+        self,
+        connection: asyncpg.Connection,
+        since: int,
+        until: int,
+        take: Callable[[bytes], Coroutine[Any, Any, None]],
+        container_ids: Sequence[int] | None = None,
     ) -> None:
-        """All lines of a time range, as they lie there."""
-        query = (
-            "SELECT container_id, timestamp, line, stream, partial, truncated, text"
-            " FROM container_log WHERE timestamp >= $1 AND timestamp < $2"
-        )
-        await connection.copy_from_query(query, to_datetime(since), to_datetime(until), output=take, format="binary")
+        """All lines of a time range, or those of some containers, as they lie there."""
+        query, values = narrowed(_OUT, since, until, container_ids)
+        await connection.copy_from_query(query, *values, output=take, format="binary")
 
     async def tail_logs(
         self,

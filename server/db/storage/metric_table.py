@@ -8,6 +8,7 @@ import asyncpg
 
 from server.db.storage import rollup
 from server.db.storage.base import NOT_ROLLED, CopyTarget, Rolled, longest_gap_us
+from server.db.storage.slices import narrowed
 from server.db.storage.times import to_datetime, to_micros
 from server.reads import MINUTE_US, ChartBucket
 from server.rows import METRIC_COLUMNS
@@ -64,10 +65,16 @@ class MetricTable:
     metrics = CopyTarget("container_metric", METRIC_COLUMNS, METRIC_COLUMNS[:2])
 
     async def copy_metrics(
-        self, connection: asyncpg.Connection, since: int, until: int, take: Callable[[bytes], Coroutine[Any, Any, None]]
+        self,
+        connection: asyncpg.Connection,
+        since: int,
+        until: int,
+        take: Callable[[bytes], Coroutine[Any, Any, None]],
+        container_ids: Sequence[int] | None = None,
     ) -> None:
-        """All samples of a time range, as they lie there."""
-        await connection.copy_from_query(_OUT, to_datetime(since), to_datetime(until), output=take, format="binary")
+        """All samples of a time range, or those of some containers, as they lie there."""
+        query, values = narrowed(_OUT, since, until, container_ids)
+        await connection.copy_from_query(query, *values, output=take, format="binary")
 
     async def roll_up(
         self, connection: asyncpg.Connection, container_ids: Sequence[int], since: int, until: int

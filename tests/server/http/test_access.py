@@ -67,6 +67,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/livez"): Case("anybody", "public", at("/livez")),
     ("GET", "/readyz"): Case("anybody", "public", at("/readyz")),
     ("GET", "/metrics"): Case("anybody", "public", at("/metrics")),
+    ("GET", "/api/test-load"): Case("anybody", "public", at("/api/test-load")),
     ("GET", "/asyncapi.json"): Case("anybody", "public", at("/asyncapi.json")),
     ("POST", "/api/live-tickets"): Case("viewer", "own", at("/api/live-tickets"), status=201),
     ("GET", "/api/hosts"): Case("viewer", "own", at("/api/hosts")),
