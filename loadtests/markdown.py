@@ -62,7 +62,9 @@ def _machine(environment: Environment) -> str:
         f"{environment.cores} cores", f"{environment.memory_bytes / 2**30:.1f} GiB", environment.kernel, environment.python,
         postgres, f"commit {environment.git_commit or 'unknown'}",
     ]  # fmt: skip
-    return f"{_plain(', '.join(parts))}."
+    target = environment.target
+    where = f"Server {target.url}, which was there already; organisation {target.org}. Load from " if target else ""
+    return f"{_plain(where + ', '.join(parts))}."
 
 
 def _row(threshold: Judged) -> str:

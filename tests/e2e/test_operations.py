@@ -1,7 +1,6 @@
 """docs/operations.md tells the truth: its names exist, and its proxy works as it stands there."""
 
 import asyncio
-import datetime as dt
 import re
 import shutil
 import ssl
@@ -13,16 +12,13 @@ from typing import Any
 import httpx
 import pytest
 import websockets
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from server.db.embedded import free_port
 from server.protocol.error_codes import RejectReason
 from server.protocol.messages import LIVE_SUBPROTOCOL
 from server.settings import Settings
 from tests.support.server import AgentClient, Client, RunningServer, eventually, now_us, running_server
+from tests.support.tls import write_certificate
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
@@ -55,28 +51,10 @@ async def test_the_document_names_probes_as_they_answer(server: RunningServer) -
         assert (await server.get(path)).status_code == 200
 
 
-def _certificate(folder: Path) -> None:
-    """A certificate of our own for the proxy."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(1).not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False).sign(key, hashes.SHA256())
-    )  # fmt: skip
-    (folder / "seatrial.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "seatrial.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )  # fmt: skip
-
-
 @asynccontextmanager
 async def proxy(folder: Path, port: int, upstream: str) -> AsyncIterator[None]:
     """The document's nginx, with paths and ports of the test."""
-    _certificate(folder)
+    write_certificate(folder, NAME)
     found = re.search(r"```nginx\n(.*?)```", DOCUMENT, re.DOTALL)
     assert found is not None
     block = found.group(1)
