@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check lint types imports format asyncapi result-schema scenario-schema constraints clean
+.PHONY: help setup run ci-smoke demo test check lint types imports format asyncapi result-schema scenario-schema constraints clean
 
 help:            ## what can be made
-	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Seatrial needs Python 3.11 or newer, found " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -20,6 +20,9 @@ setup: $(STAMP)  ## create .venv and install everything, pinned
 
 run: $(STAMP)    ## the smoke scenario: Postgres, server, fleet, load, verdict (about a minute)
 	@$(BIN)/seatrial run scenarios/smoke.toml
+
+ci-smoke: $(STAMP) ## the same for a CI: JUnit, Markdown and report.html in runs/ci/latest
+	@$(BIN)/seatrial run scenarios/smoke.toml --runs runs/ci
 
 demo: $(STAMP)   ## a server and a fleet of 200 agents to try by hand, until Ctrl-C
 	@$(BIN)/seatrial demo
