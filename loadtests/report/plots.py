@@ -38,6 +38,12 @@ _SETTINGS: Any = {
     "path.simplify": True,
 }
 WIDE_INCHES, NARROW_INCHES, PANEL_INCHES = 9.4, 4.0, 2.1
+_AXIS_INCHES = 0.5
+"""Beside a panel: its ticks and its unit."""
+_CHARACTER_INCHES, _HANDLE_CHARACTERS = 0.066, 6
+"""Of a legend's text, and how much room the sample of a line takes beside it."""
+_NAME_ROWS, _NAME_ROOM = 3, 0.11
+"""Names of faults stand in so many rows above the lines, and each takes such a share of the panel."""
 _PERCENTILE_TICKS = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 
@@ -91,12 +97,18 @@ def _draw(figure: Figure, marks: Sequence[Mark], colors: dict[str, str], *, widt
             ax.set_xlim(*figure.span)
             _mark(ax, marks, colors, named=row == 0)
         ax.legend(
-            loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3 if width < WIDE_INCHES else 6, frameon=False,
+            loc="lower left", bbox_to_anchor=(0, 1.0), ncols=_columns(panel, width), frameon=False,
             fontsize=8.5, labelcolor=colors[INK], handlelength=2.2, borderaxespad=0.2, columnspacing=1.2,
         )  # fmt: skip
     axes[-1][0].set_xlabel("percentile" if figure.percentiles else "seconds since the load began", color=colors[MUTED])
     canvas.align_ylabels()
     return canvas
+
+
+def _columns(panel: Panel, width: float) -> int:
+    """Columns of a legend that is no wider than its panel: it would take the room from the panel."""
+    longest = max((len(line.label) for line in panel.lines), default=0)
+    return max(1, min(6, int((width - _AXIS_INCHES) / ((longest + _HANDLE_CHARACTERS) * _CHARACTER_INCHES))))
 
 
 def _style(ax: Axes, panel: Panel, colors: dict[str, str]) -> None:
@@ -145,13 +157,21 @@ def _percentile_axis(ax: Axes, panel: Panel) -> None:
 
 
 def _mark(ax: Axes, marks: Sequence[Mark], colors: dict[str, str], *, named: bool) -> None:
-    """Shade the warm-up, and each fault with what it takes to calm down, and name it at the top."""
+    """Shade the warm-up, and each fault with what it takes to calm down, and name it at the top, above the lines."""
+    if named and marks:
+        _make_room(ax, _NAME_ROOM * min(len(marks), _NAME_ROWS))
     for i, mark in enumerate(marks):
         color = colors[MUTED if mark.quiet else FAULT]
         ax.axvspan(mark.begins, mark.ends, color=color, alpha=0.09, linewidth=0)
         ax.axvline(mark.ends if mark.quiet else mark.begins, color=color, linewidth=1.1, linestyle=(0, (3, 2)))
         if named:
             ax.annotate(
-                mark.label, (mark.begins, 1), xycoords=("data", "axes fraction"), xytext=(4, -11 - 11 * (i % 3)),
+                mark.label, (mark.begins, 1), xycoords=("data", "axes fraction"), xytext=(4, -11 - 11 * (i % _NAME_ROWS)),
                 textcoords="offset points", color=color, fontsize=8.5, annotation_clip=True,
             )  # fmt: skip
+
+
+def _make_room(ax: Axes, share: float) -> None:
+    """Leave a share of the panel free at its top."""
+    low, high = ax.transData.inverted().transform(ax.transAxes.transform([(0, 0), (0, 1 / (1 - share))]))[:, 1]
+    ax.set_ylim(low, high)

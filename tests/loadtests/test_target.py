@@ -76,7 +76,7 @@ async def test_a_key_file_is_good_for_agents_and_users(database: str, tmp_path: 
     """Tokens of both kinds are signed with the private key, and refused with another one."""
     for name, kid in (("good", "load-1"), ("other", "load-1")):
         keys.write_pair(tmp_path / name, keys.generate("ES256" if name == "good" else "EdDSA"), kid=kid)
-    files = {
+    files: dict[str, Any] = {
         "jwt_secret": None, "jwt_keys": tmp_path / "good" / keys.JWKS_FILE,
         "jwt_signing_key": tmp_path / "good" / keys.PEM_FILE, "jwt_signing_kid": "load-1",
     }  # fmt: skip
