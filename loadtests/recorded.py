@@ -195,9 +195,10 @@ class Measurements:
         """A browser tried so many times to see another organisation's."""
         self._recorded.trespasses += attempts
 
-    def slow_closed(self) -> None:
+    def slow_closed(self, code: int) -> None:
         """A browser was closed for reading too slowly: that is how the server tells it that it misses something."""
         self._recorded.slow_closed += 1
+        self._count_close(code)
 
     def clock(self, round_trip_us: int, offset_us: int) -> None:
         """An echo told how far the server's clock is ahead of ours."""
@@ -207,9 +208,12 @@ class Measurements:
 
     def closed(self, code: int, reason: str) -> None:
         """The server closed the live socket."""
+        self._count_close(code)
+        self.failure("closed", f"{code} {reason}")
+
+    def _count_close(self, code: int) -> None:
         key = str(code)
         self._recorded.closes[key] = self._recorded.closes.get(key, 0) + 1
-        self.failure("closed", f"{code} {reason}")
 
     def failure(self, kind: str, detail: str, *, medium: str = "WS") -> None:
         """Something of `FAILURES` happened; `medium` is how Locust files it."""

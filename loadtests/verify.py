@@ -55,7 +55,7 @@ class Verifier:
         storage: the strategy that keeps the rows.
         connect: to the database; the connection must be the verifier's own.
         patience_seconds: how long each slice waits for ledgers that do not grow.
-        org: look at rows of this organisation and of the ledgers' own containers only; None: all that is stored must be the
+        org: look at rows of organisations whose names begin so, and of the ledgers' own containers only; None: all that is stored must be the
             fleet's.
     """
 
@@ -212,7 +212,10 @@ class Verifier:
 
     async def _containers(self, connection: asyncpg.Connection, org: str, since: int, until: int) -> list[int]:
         """Those that the database knows of an organisation, and those that the ledgers tell of."""
-        known = {row[0] for row in await connection.fetch("SELECT container_id FROM container WHERE org = $1", org)}
+        known = {
+            row[0]
+            for row in await connection.fetch("SELECT container_id FROM container WHERE starts_with(org, $1)", org)
+        }
         return sorted(known.union(*(expected.containers(since, until) for expected in self._expected)))
 
     def _compare(

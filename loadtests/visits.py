@@ -195,7 +195,7 @@ def _in_order(
             tab.watch.end()
     except LiveClosedError as closed:
         if closed.code in TOO_SLOW and too_slow is not None:
-            visitor.measurements.slow_closed()
+            visitor.measurements.slow_closed(closed.code)
             too_slow()
         else:
             visitor.measurements.closed(closed.code, closed.reason)

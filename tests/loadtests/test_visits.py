@@ -147,6 +147,7 @@ async def test_a_slow_browser_that_is_closed_for_it_has_not_failed(code: int) ->
 
     assert slow.failures == []
     assert slow.measurements._recorded.slow_closed == 1
+    assert slow.measurements._recorded.closes == {str(code): 1}
     assert other.failures == ["closed"]
     assert other.measurements._recorded.closes == {str(code): 1}
 
