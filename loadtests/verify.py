@@ -55,8 +55,8 @@ class Verifier:
         storage: the strategy that keeps the rows.
         connect: to the database; the connection must be the verifier's own.
         patience_seconds: how long each slice waits for ledgers that do not grow.
-        org: look at rows of organisations whose names begin so, and of the ledgers' own containers only; None: all that is stored must be the
-            fleet's.
+        org: look at rows of organisations whose names begin so, and of the ledgers' own containers only; None: all that is
+            stored must be the fleet's.
     """
 
     def __init__(
