@@ -396,6 +396,16 @@ class Service:
             ),
             "ingest_bytes": ("Rows received and not committed", self.budget.used_bytes),
             "ingest_budget_bytes": ("Most that ingest_bytes may be", self.budget.limit_bytes),
+            "retention_seconds": ("Age at which samples and log lines are removed", self.settings.retention_seconds),
+            "prune_interval_seconds": ("From one removal's begin to the next", self.settings.prune_interval_seconds),
+            "prune_begun_timestamp_seconds": (
+                "When the newest removal began; 0: none did",
+                self.retention.begun_us / 1e6,
+            ),
+            "prune_ended_timestamp_seconds": (
+                "When the newest that is over ended; 0: none",
+                self.retention.ended_us / 1e6,
+            ),
             "rollup_minutes_waiting": (
                 "Minutes of containers marked for the rollup at the end of its last round, those not over included",
                 self.rollup.waiting.minutes,

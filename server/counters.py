@@ -80,6 +80,7 @@ class Counters:
     log_rows_pruned: int = 0
     log_bytes_pruned: int = 0
     """Of lines whose container passed its bound; those are among the rows, too."""
+    prunings_failed: int = 0
     rows_pruned: Counter[str] = field(default_factory=Counter)
     """By table, but for samples and lines."""
     container_collisions: int = 0
@@ -115,6 +116,7 @@ _TOTALS = {
     "metric_rows_pruned": "Samples removed by retention",
     "log_rows_pruned": "Log lines removed by retention, or because their container passed its bound",
     "log_bytes_pruned": "Bytes of log lines removed because their container passed its bound",
+    "prunings_failed": "Removals of what is too old in which some table failed",
     "minutes_rolled_up": "Minutes of containers computed for the rollup, each as often as it was",
     "container_collisions": "Containers refused because their 63-bit id is taken",
     "directory_rows_refused": "Hosts and containers that Postgres refused to store",

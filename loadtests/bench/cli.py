@@ -25,6 +25,7 @@ PostgresSettings = Annotated[
     list[str] | None,
     typer.Option("--postgres", metavar="NAME=VALUE", help="A setting of the private Postgres: shared_buffers=4GB."),
 ]
+SharedBuffers = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of the private Postgres: 128MB.")]
 ServerVariables = Annotated[
     list[str] | None,
     typer.Option("--server", metavar="NAME=VALUE", help="A variable of the server: SEATRIAL_LANES=4."),
@@ -78,9 +79,7 @@ def bench_storage(
     ] = None,
     containers: Annotated[int, typer.Option(min=1, max=1_000_000, help="A sample of each a second.")] = 20_000,
     window: Annotated[int, typer.Option(min=10, max=86_400, help="Seconds that a row is kept; a multiple of 10.")] = 60,
-    shared_buffers: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory of the private Postgres: 128MB.")
-    ] = None,
+    shared_buffers: SharedBuffers = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the containers' ids.")] = 1,
     database_url: DatabaseUrl = None,
     postgres: PostgresSettings = None,
@@ -89,18 +88,47 @@ def bench_storage(
 ) -> None:
     """The same samples into each strategy, empty and with a full window that is pruned, beside raw COPY."""
     from loadtests.bench.storage import INTERVALS, Options, run
-    from server.db.storage.strategies import STRATEGIES
 
-    chosen = tuple(strategy or STRATEGIES)
-    for name in chosen:
-        if name not in STRATEGIES:
-            _wrong(f"--strategy {name}: expected one of {', '.join(STRATEGIES)}")
     if window % INTERVALS:
         _wrong(f"--window {window}: expected a multiple of {INTERVALS}, as it is pruned so many times")
-    memory = [] if shared_buffers is None else [f"shared_buffers={shared_buffers}"]
     options = Options(
-        strategies=chosen, containers=containers, window_seconds=window, seed=seed, database_url=database_url,
-        postgres=_postgres(memory + (postgres or []), database_url),
+        strategies=_strategies(strategy), containers=containers, window_seconds=window, seed=seed, database_url=database_url,
+        postgres=_postgres(_memory(shared_buffers) + (postgres or []), database_url),
+    )  # fmt: skip
+    _perform(lambda directory: run(options, directory), json_file, keep)
+
+
+@app.command("retention")
+def bench_retention(
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="A storage strategy, any number of times. Default: all there are.")
+    ] = None,
+    agents: Annotated[int, typer.Option(min=1, max=30_000, help="Simulated agents.")] = 2_000,
+    containers: Annotated[int, typer.Option(min=1, max=1_000, help="Containers of each, a sample a second.")] = 10,
+    log_lines: Annotated[int, typer.Option(min=0, max=100, help="Log lines of each agent and second.")] = 1,
+    window: Annotated[float, typer.Option(min=5, max=86_400, help="Seconds that a row is kept.")] = 60.0,
+    interval: Annotated[float, typer.Option(min=4, max=3_600, help="Seconds from one pruning to the next.")] = 15.0,
+    pairs: Annotated[int, typer.Option(min=2, max=100, help="Prunings, each with the quiet time around it.")] = 8,
+    ramp: Annotated[float, typer.Option(min=1, max=600, help="Seconds over which the agents connect.")] = 10.0,
+    shared_buffers: SharedBuffers = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every value.")] = 1,
+    database_url: DatabaseUrl = None,
+    postgres: PostgresSettings = None,
+    server: ServerVariables = None,
+    pin: Pins = None,
+    json_file: JsonFile = None,
+    keep: Keep = None,
+) -> None:
+    """Ack latency while the server prunes a full window, beside the same between prunings; and how fast it prunes."""
+    from loadtests.bench.retention import Options, run
+
+    if interval >= window:
+        _wrong(f"--interval {interval:g}: expected less than --window, which is {window:g}")
+    options = Options(
+        strategies=_strategies(strategy), agents=agents, containers=containers, log_lines=log_lines, window_seconds=window,
+        interval_seconds=interval, pairs=pairs, ramp_seconds=ramp, seed=seed, database_url=database_url,
+        postgres=_postgres(_memory(shared_buffers) + (postgres or []), database_url), server=_server(server),
+        pins=_pins(pin),
     )  # fmt: skip
     _perform(lambda directory: run(options, directory), json_file, keep)
 
@@ -111,9 +139,7 @@ def bench_charts(
     containers: Annotated[int, typer.Option(min=1, max=100_000, help="A sample of each a second.")] = 100,
     hours: Annotated[int, typer.Option(min=1, max=24, help="How long they sent.")] = 24,
     charts: Annotated[int, typer.Option(min=10, max=100_000, help="Charts of each kind.")] = 300,
-    shared_buffers: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory of the private Postgres: 128MB.")
-    ] = None,
+    shared_buffers: SharedBuffers = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of ids, and of what is looked at.")] = 1,
     database_url: DatabaseUrl = None,
     postgres: PostgresSettings = None,
@@ -122,14 +148,10 @@ def bench_charts(
 ) -> None:
     """Charts of a day of samples from the rollup, beside the same from samples; and what the rollup costs."""
     from loadtests.bench.charts import Options, run
-    from server.db.storage.strategies import STRATEGIES
 
-    if strategy not in STRATEGIES:
-        _wrong(f"--strategy {strategy}: expected one of {', '.join(STRATEGIES)}")
-    memory = [] if shared_buffers is None else [f"shared_buffers={shared_buffers}"]
     options = Options(
-        strategy=strategy, containers=containers, hours=hours, charts=charts, seed=seed, database_url=database_url,
-        postgres=_postgres(memory + (postgres or []), database_url),
+        strategy=_strategies([strategy])[0], containers=containers, hours=hours, charts=charts, seed=seed,
+        database_url=database_url, postgres=_postgres(_memory(shared_buffers) + (postgres or []), database_url),
     )  # fmt: skip
     _perform(lambda directory: run(options, directory), json_file, keep)
 
@@ -247,6 +269,19 @@ def bench_simulator(
         artillery=None if artillery is None else str(artillery), pins=_pins(pin),
     )  # fmt: skip
     _perform(lambda directory: run(options, directory), json_file, keep)
+
+
+def _strategies(chosen: list[str] | None) -> tuple[str, ...]:
+    from server.db.storage.strategies import STRATEGIES
+
+    for name in chosen or ():
+        if name not in STRATEGIES:
+            _wrong(f"--strategy {name}: expected one of {', '.join(STRATEGIES)}")
+    return tuple(chosen or STRATEGIES)
+
+
+def _memory(shared_buffers: str | None) -> list[str]:
+    return [] if shared_buffers is None else [f"shared_buffers={shared_buffers}"]
 
 
 def _at_most(option: str, value: int, most: int, why: str) -> None:

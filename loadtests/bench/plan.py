@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from simulator.scenario import Actions, Fleet, Scenario, Server, Storage, Ui
 
-RETENTION_SECONDS = 86_400.0
+RETENTION_SECONDS, PRUNE_INTERVAL_SECONDS = 86_400.0, 3_600.0
+"""So long that nothing is pruned."""
 
 
 def plan(
@@ -18,8 +19,10 @@ def plan(
     seconds: float = 60.0,
     ramp_seconds: float = 0.0,
     seed: int = 1,
+    retention_seconds: float = RETENTION_SECONDS,
+    prune_interval_seconds: float = PRUNE_INTERVAL_SECONDS,
 ) -> Scenario:
-    """A scenario without users, faults and thresholds. Nothing is pruned while it runs."""
+    """A scenario without users, faults and thresholds. By default nothing is pruned while it runs."""
     return Scenario(
         name=name, path="", question="", duration_seconds=seconds, seed=seed,
         settle_seconds=0.0,
@@ -31,7 +34,8 @@ def plan(
         actions=Actions(operators=0, per_second=0.0),
         server=Server(restart=False, log_level="warning", env=dict(env)),
         storage=Storage(
-            strategy=storage, retention_seconds=RETENTION_SECONDS, prune_interval_seconds=3600.0, backfill_seconds=0.0
+            strategy=storage, retention_seconds=retention_seconds, prune_interval_seconds=prune_interval_seconds,
+            backfill_seconds=0.0,
         ),
         faults=(), thresholds=(),
     )  # fmt: skip

@@ -117,6 +117,8 @@ class Retention:
         self._pace = Pace(duty)
         self.outlook: Outlook | None = None
         """What the storage said of itself when it was prepared last; None: it never was."""
+        self.begun_us = self.ended_us = 0
+        """When the newest pruning began, and when the newest one that is over ended, in Unix microseconds; 0: none."""
         self._advised_bytes = 0
 
     async def run(self) -> None:
@@ -132,6 +134,7 @@ class Retention:
             try:
                 await self.prune()
             except (DatabaseDownError, asyncpg.PostgresError, *BROKEN) as error:
+                self._counters.prunings_failed += 1
                 _log.warning("pruning failed", extra={"error": str(error)})
 
     async def prepare(self, connection: asyncpg.Connection) -> None:
@@ -166,7 +169,7 @@ class Retention:
             DatabaseDownError, asyncpg.PostgresError: the first failure; what could be pruned was.
         """
         started = time.monotonic()
-        now = now_us()
+        self.begun_us = now = now_us()
         before = now - int(self._ages.samples * 1e6)
         failures: list[Exception] = []
 
@@ -191,6 +194,7 @@ class Retention:
             await attempt(partial(self._prune_table, table=table, moment=moment))
         await attempt(partial(self._prune_hosts, before=now - int(self._ages.hosts * 1e6)))
         self._counters.prune_seconds.observe(time.monotonic() - started)
+        self.ended_us = now_us()
         if failures:
             raise failures[0]
 

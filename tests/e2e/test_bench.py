@@ -135,6 +135,28 @@ def test_storage_strategies_stand_beside_raw_copy(tmp_path: Path) -> None:
     assert "--window 25: expected a multiple of 10" in bench("storage", "--window", "25").stderr
 
 
+def test_prunings_stand_beside_the_quiet_around_them(tmp_path: Path) -> None:
+    """Every pruning of a pair removed rows, about as many as were stored meanwhile, and each pair has its ratio."""
+    done = bench(
+        "retention", "--strategy", "partitioned", "--agents", "10", "--containers", "3", "--window", "5", "--interval", "4",
+        "--pairs", "2", "--ramp", "1", "--json", str(tmp_path / "out.json"),
+    )  # fmt: skip
+
+    assert done.returncode in {0, 12}, done.stderr  # 12: a busy machine; the figures are there all the same
+    found = figures(tmp_path / "out.json")
+    assert [name for name, value in found.items() if not value] == []
+    least, share = found["partitioned_rows_pruned_least"], found["partitioned_pruned_to_stored"]
+    assert least is not None
+    assert share is not None
+    assert least >= 10
+    assert 0.5 < share < 1.5
+    assert {found["partitioned_p99_ratio_pair_1"], found["partitioned_p99_ratio_pair_2"]} == {
+        found["partitioned_p99_ratio_low"], found["partitioned_p99_ratio_high"],
+    }  # fmt: skip
+    assert "--strategy tape: expected one of plain" in bench("retention", "--strategy", "tape").stderr
+    assert "--interval 9: expected less than --window" in bench("retention", "--interval", "9", "--window", "9").stderr
+
+
 def test_the_simulator_stands_beside_other_generators(tmp_path: Path) -> None:
     """The fleet over both transports and Locust users against the sink; Artillery too, or it is said that it is not here."""
     done = bench(
