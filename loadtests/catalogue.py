@@ -5,6 +5,7 @@ A name here is the same in scenarios, `result.json`, the report and `docs/verdic
 
 from typing import NamedTuple
 
+from loadtests.growth import METRICS as GROWTHS
 from loadtests.probes.catalogue import PROCESS_SERIES, SERIES
 from loadtests.recorded import CHART_RANGES, LATENCIES
 from simulator.fault_kinds import FLEET_FAULTS
@@ -41,6 +42,15 @@ class Metric(NamedTuple):
 
 
 _API_USERS = ("actions.operators", "ui.chart_readers", "ui.log_downloaders", "ui.auditors")
+
+GROWN = {
+    "rows": "Growth of the rows",
+    "table_bytes": "Growth of the heap",
+    "index_bytes": "Growth of the indexes",
+    "dead_rows": "Growth of the dead rows",
+    "oldest_row_age_s": "Growth of the oldest row's age",
+}
+"""What each of `loadtests.growth` is, for people."""
 
 _WATCHING = ("ui.subscribers", "ui.reconnecting")
 _BROWSERS = (*_WATCHING, "ui.slow")
@@ -100,12 +110,26 @@ METRICS: dict[str, Metric] = {
     "insert_rows_per_second": Metric("rows/s", "series", "Rows committed in each second, samples and log lines."),
     "insert_batch_ms": Metric("ms", "latency", "One flush of a writer lane, COPY to COMMIT."),
     "prune_rows_per_second": Metric("rows/s", "series", "Rows removed by retention, over each pruning."),
+    "prune_duration_s": Metric("s", "series", "How long each removal took, rests included."),
+    **{
+        f"{half}_{latency}": Metric("ms", "latency", f"{latency} of what was due {when}.", (), needs)
+        for latency, needs in (("ack_latency_ms", ()), ("live_latency_ms", _WATCHING))
+        for half, when in (("pruning", "while the server pruned"), ("quiet", "between two prunings"))
+    },
+    "pruning_ack_p99_ratio": Metric("", "value", "p99 of pruning_ack_latency_ms to that of quiet_ack_latency_ms."),
+    "pruning_live_p99_ratio": Metric(
+        "", "value", "p99 of pruning_live_latency_ms to that of quiet_live_latency_ms.", (), _WATCHING
+    ),
     "table_bytes": Metric("B", "series", "Heap of the tables of samples and log lines."),
     "index_bytes": Metric("B", "series", "Indexes of the tables of samples and log lines."),
     "dead_rows": Metric(
         "rows", "series", "Rows removed and not yet vacuumed, as the statistics collector counts them."
     ),
     "oldest_row_age_s": Metric("s", "series", "Age of the oldest sample or log line stored."),
+    **{
+        name: Metric("", "value", f"{GROWN[what]} of the table that grew most after the first window, as a share.")
+        for what, name in GROWTHS.items()
+    },
     "schedule_lag_ms": Metric(
         "ms", "latency", "How much later than intended the fleet sent; above 10 % of the interval a run is invalid."
     ),
@@ -210,6 +234,12 @@ METRICS: dict[str, Metric] = {
 """Every metric there is."""
 
 
+PRUNING_VALUES = (
+    "pruning_ack_latency_ms", "quiet_ack_latency_ms", "pruning_ack_p99_ratio",
+    "pruning_live_latency_ms", "quiet_live_latency_ms", "pruning_live_p99_ratio",
+)  # fmt: skip
+"""What is told of the time while the server pruned, and of that between."""
+
 _SOURCES: dict[str, tuple[str, ...]] = {
     "fleet.json": (
         "ack_latency_ms", "schedule_lag_ms", "resends", "batches_dropped", "batches_unsettled", "connections_lost",
@@ -227,6 +257,12 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "/metrics: seatrial_*_rows_stored_total": ("insert_rows_per_second",),
     "/metrics: seatrial_flush_seconds": ("insert_batch_ms",),
     "/metrics: seatrial_*_rows_pruned_total, seatrial_prune_seconds": ("prune_rows_per_second",),
+    "/metrics: seatrial_prune_begun_timestamp_seconds, seatrial_prune_ended_timestamp_seconds": (
+        "prune_duration_s", *PRUNING_VALUES,
+    ),
+    "pg_stat_get_live_tuples, pg_table_size, pg_indexes_size, pg_stat_get_dead_tuples, the smallest timestamp": (
+        *GROWTHS.values(),
+    ),
     "/metrics: seatrial_rows_replayed_total": ("rows_replayed",),
     "/metrics: seatrial_batches_replayed_total": ("batches_replayed",),
     "/readyz": ("server_unready_s",),
@@ -245,7 +281,8 @@ TIMED = frozenset({"ack_latency_ms", "schedule_lag_ms", "chart_query_ms", *LATEN
 
 _AT_THE_END = frozenset(
     {
-        *_SOURCES["audit.json"], "ledger_verified_fraction", "batches_unsettled", "connections_lost",
+        *_SOURCES["audit.json"], *PRUNING_VALUES, *GROWTHS.values(),
+        "ledger_verified_fraction", "batches_unsettled", "connections_lost",
         "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share", "insert_batch_ms",
         "connection_resets", "withheld_bytes", "agents_clock_offset_ms", "takeovers",
         "bystander_ack_latency_ms", "rows_rejected", "fleet_faults", "impostors_welcomed",

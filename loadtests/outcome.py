@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from loadtests import growth, prunings
 from loadtests.audit_check import AuditFindings
 from loadtests.catalogue import measurable
 from loadtests.findings import Findings
@@ -60,6 +61,7 @@ class Outcome:
     """Whether Locust was started."""
     measured: dict[str, _Measurement] = field(default_factory=dict)
     timed: dict[str, Timed] = field(default_factory=dict)
+    growth: list[growth.Growth] = field(default_factory=list)
     faults: list[FaultDone] = field(default_factory=list)
     """In the order in which they began, once the load is over."""
     server_back_us: list[int] = field(default_factory=list)
@@ -117,6 +119,9 @@ class Outcome:
             self._measure_users()
         if self.audit is not None:
             self.measured.update(self.audit.measured())
+        if self.sampler is not None and self.load_started_us:
+            self._measure_growth(self.sampler)
+            self._measure_prunings(self.sampler)
 
     def result(self) -> Result:
         """Judge what there is. Writes the findings beside it; reads and writes files, so not for an event loop.
@@ -151,6 +156,7 @@ class Outcome:
                 *self.unseen,
             ],
             statements=self.sampler.statements if self.sampler else (),
+            growth=self.growth,
         )  # fmt: skip
         return summarise(
             self.scenario,
@@ -189,6 +195,26 @@ class Outcome:
                 mended_us = next((back for back in self.server_back_us if back >= fault.at_us), ended_us)
             found.append(Window(fault.at_us, mended_us))
         return found
+
+    def _measure_growth(self, sampler: Sampler) -> None:
+        storage = self.scenario.storage
+        time = growth.steady(
+            self.load_started_us, self.load_ended_us or now_us(), retention_seconds=storage.retention_seconds,
+            backfill_seconds=storage.backfill_seconds, prune_interval_seconds=storage.prune_interval_seconds,
+        )  # fmt: skip
+        if time is not None:
+            self.growth = growth.growths(sampler.tables, time, storage.retention_seconds)
+            self.measured.update(growth.largest(self.growth))
+
+    def _measure_prunings(self, sampler: Sampler) -> None:
+        """Latencies while the server pruned and between, where it did both."""
+        for name, ratio in (("ack_latency_ms", "pruning_ack_p99_ratio"), ("live_latency_ms", "pruning_live_p99_ratio")):
+            if name not in self.timed:
+                continue
+            pruning, quiet = prunings.latencies(sampler.prunings, self.timed[name])
+            if pruning.count and quiet.count:
+                self.measured |= {f"pruning_{name}": pruning, f"quiet_{name}": quiet}
+                self.measured[ratio] = pruning.statistics()["p99"] / quiet.statistics()["p99"]
 
     def _measure_fleet(self) -> None:
         try:

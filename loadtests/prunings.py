@@ -2,11 +2,12 @@
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from typing import NamedTuple
 
+from loadtests.measure import Latency
 from loadtests.scrape import Sample
-from loadtests.timed import Window
+from loadtests.timed import Timed, Window
 
 BEGUN, ENDED = "seatrial_prune_begun_timestamp_seconds", "seatrial_prune_ended_timestamp_seconds"
 ROWS_PRUNED = ("seatrial_metric_rows_pruned_total", "seatrial_log_rows_pruned_total")
@@ -59,6 +60,18 @@ def quiet_around(prunings: Sequence[Pruning]) -> list[tuple[Pruning, tuple[Windo
         )
         found.append((this, quiet))
     return found
+
+
+def latencies(prunings: Sequence[Pruning], times: Timed) -> tuple[Latency, Latency]:
+    """What was due while the server pruned, and between; a second that a pruning touches is the pruning's.
+
+    From the first pruning that removed anything to the last one: before it the window was not full.
+
+    Raises:
+        ValueError: a histogram cannot be read.
+    """
+    steady = list(dropwhile(lambda pruning: not pruning.rows, prunings))
+    return times.between([p.window for p in steady], whole=False), times.between(quiet_between(steady))
 
 
 def quiet_between(prunings: Iterable[Pruning]) -> list[Window]:

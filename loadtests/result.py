@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from loadtests.catalogue import METRICS, SOURCES
 from loadtests.fingerprint import Environment
+from loadtests.growth import Growth
 from loadtests.measure import Latency, Series
 from loadtests.phases import Phases
 from loadtests.probes.looks import Looks
@@ -113,6 +114,8 @@ class Result(Struct, frozen=True, kw_only=True):
     """How often each probe looked, and how often in vain."""
     statements: tuple[Statement, ...]
     """The slowest statements of Postgres, by their time in all; empty where it does not tell."""
+    growth: list[Growth] = field(default_factory=list)
+    """How each table went on after the first window; empty: the run was too short for that."""
     thresholds: tuple[Judged, ...]
     verdict: str
     exit_code: int
@@ -138,6 +141,7 @@ class Course(Struct, frozen=True, kw_only=True):
     phases: Phases = NO_PHASES
     probes: Sequence[Looks] = ()
     statements: Sequence[Statement] = ()
+    growth: Sequence[Growth] = ()
 
 
 def decide(judged: Sequence[Judged], invalid: Sequence[str] = (), *, interrupted: bool = False) -> Verdict:
@@ -194,6 +198,7 @@ def summarise(
         phases=dict(course.phases),
         probes=tuple(course.probes),
         statements=tuple(course.statements),
+        growth=list(course.growth),
         thresholds=tuple(judged),
         verdict=verdict.name,
         exit_code=int(verdict),

@@ -5,11 +5,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from loadtests.database import Reconnecting
+from loadtests.growth import Looked
 from loadtests.measure import Latency, Series
 from loadtests.probes.looks import Looks, Probe
-from loadtests.probes.postgres import PostgresProbe, Statement, TablesProbe
+from loadtests.probes.postgres import PostgresProbe, Statement
 from loadtests.probes.processes import Pid, process_probes
 from loadtests.probes.server import ServerProbe
+from loadtests.probes.tables import TablesProbe
+from loadtests.prunings import Pruning
 from server.db.storage.base import Storage
 
 NOBODY: Mapping[str, Pid] = MappingProxyType({})
@@ -41,8 +44,9 @@ class Sampler:
         self._ours = ours
         self._server = ServerProbe(url)
         self._postgres = PostgresProbe(statistics)
+        self._tables = TablesProbe(storage, tables)
         self._probes: list[Probe] = [
-            self._server, TablesProbe(storage, tables), self._postgres, *process_probes(processes),
+            self._server, self._tables, self._postgres, *process_probes(processes),
         ]  # fmt: skip
         self.series: dict[str, Series] = {}
         for probe in self._probes:
@@ -86,6 +90,16 @@ class Sampler:
     def sees_the_server(self) -> bool:
         """Whether its `/metrics` ever answered: without that its counters are unknown, and not zero."""
         return self._server.looks.looks > self._server.looks.failures
+
+    @property
+    def tables(self) -> Looked:
+        """What was seen of every table."""
+        return self._tables.tables
+
+    @property
+    def prunings(self) -> list[Pruning]:
+        """The server's prunings that were seen to be over, in their order."""
+        return list(self._server.prunings.done)
 
     @property
     def unready_seconds(self) -> float:

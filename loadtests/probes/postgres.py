@@ -1,4 +1,4 @@
-"""Postgres as its own statistics tell it, and the size of the tables that keep the rows."""
+"""Postgres as its own statistics tell it."""
 
 import time
 
@@ -9,7 +9,6 @@ from loadtests.database import AWAY, Reconnecting
 from loadtests.measure import Series, now_us
 from loadtests.probes.catalogue import POSTGRES_DERIVED, POSTGRES_LEVELS, POSTGRES_RATES
 from loadtests.probes.looks import Looks, Rates
-from server.db.storage.base import Storage
 
 STATEMENTS = 10
 """Of the slowest statements, by their time in all."""
@@ -40,32 +39,6 @@ class Statement(Struct, frozen=True, kw_only=True):
     total_ms: float
     mean_ms: float
     max_ms: float
-
-
-class TablesProbe:
-    """Size and age of the rows that are stored, through the storage strategy."""
-
-    def __init__(self, storage: Storage, database: Reconnecting) -> None:
-        self._storage = storage
-        self._database = database
-        self.looks = Looks(probe="tables")
-        self.series = {name: Series() for name in ("table_bytes", "index_bytes", "dead_rows", "oldest_row_age_s")}
-
-    async def look(self) -> None:
-        """Look once."""
-        try:
-            async with self._database.use() as connection:
-                sizes = await self._storage.sizes(connection)
-        except (*AWAY, LookupError) as error:
-            self.looks.failed(error)
-            return
-        self.looks.good()
-        at = now_us()
-        for name in ("table_bytes", "index_bytes", "dead_rows"):
-            self.series[name].add(at, sum(getattr(size, name) for size in sizes))
-        oldest = min((size.oldest_at for size in sizes if size.oldest_at is not None), default=None)
-        if oldest is not None:
-            self.series["oldest_row_age_s"].add(at, (at - oldest) / 1e6)
 
 
 class PostgresProbe:

@@ -8,10 +8,10 @@ from http import HTTPStatus
 from loadtests.measure import Latency, Series, now_us
 from loadtests.probes.catalogue import SERVER_COUNTERS, SERVER_GAUGES
 from loadtests.probes.looks import Looks, Rates
+from loadtests.prunings import ROWS_PRUNED, Prunings
 from loadtests.scrape import Sample, Totals, scrape, status
 
 ROWS = ("seatrial_metric_rows_stored_total", "seatrial_log_rows_stored_total")
-PRUNED = ("seatrial_metric_rows_pruned_total", "seatrial_log_rows_pruned_total")
 PRUNE_SECONDS = "seatrial_prune_seconds_sum"
 FLUSHES = "seatrial_flush_seconds"
 
@@ -30,9 +30,10 @@ class ServerProbe:
         self._flushed_before: dict[float, int] = {}
         """Flushes of the warm-up, by the upper bound of their bucket."""
         self.looks = Looks(probe="server")
+        self.prunings = Prunings()
         self.series = {
             name: Series() for name in (
-                "insert_rows_per_second", "prune_rows_per_second", *SERVER_GAUGES, *SERVER_COUNTERS,
+                "insert_rows_per_second", "prune_rows_per_second", "prune_duration_s", *SERVER_GAUGES, *SERVER_COUNTERS,
             )
         }  # fmt: skip
         self.unready_seconds = 0.0
@@ -78,8 +79,17 @@ class ServerProbe:
             self.unready_seconds += now - self._looked_at
         self._looked_at = now
 
+    def _see_pruning(self, counters: Sample) -> None:
+        known = self.prunings.done[-1] if self.prunings.done else None
+        self.prunings.update(counters)
+        newest = self.prunings.done[-1] if self.prunings.done else None
+        if newest is not None and newest is not known:
+            begun_us, ended_us = newest.window
+            self.series["prune_duration_s"].add(ended_us, (ended_us - begun_us) / 1e6)
+
     def _count(self, counters: Sample) -> None:
         self._totals.update(counters)
+        self._see_pruning(counters)
         now, at = time.monotonic(), now_us()
         for name, (_, family, factor) in SERVER_GAUGES.items():
             if (family, "") in counters:
@@ -93,7 +103,7 @@ class ServerProbe:
             rate = (rows - self._before[1]) / (now - self._before[0])
             self.series["insert_rows_per_second"].add(at, max(0.0, rate))
         self._before = (now, rows)
-        pruned = sum(self._totals.value(name) for name in PRUNED)
+        pruned = sum(self._totals.value(name) for name in ROWS_PRUNED)
         seconds = self._totals.value(PRUNE_SECONDS)
         if pruned > self._pruned_before[0] and seconds > self._pruned_before[1]:
             rate = (pruned - self._pruned_before[0]) / (seconds - self._pruned_before[1])

@@ -1,8 +1,9 @@
 """What the server's /metrics say of its prunings."""
 
-from loadtests.prunings import BEGUN, ENDED, Pruning, Prunings, quiet_around, quiet_between
+from loadtests.prunings import BEGUN, ENDED, Pruning, Prunings, latencies, quiet_around, quiet_between
 from loadtests.scrape import Sample
-from loadtests.timed import Window
+from loadtests.timed import Timed, Window
+from simulator.intervals import Intervals
 
 SECOND = 1_000_000
 
@@ -58,3 +59,17 @@ def test_the_quiet_around_a_pruning_reaches_half_way_to_its_neighbours() -> None
         Window(2 * SECOND, 10 * SECOND),
         Window(14 * SECOND, 20 * SECOND),
     ]
+
+
+def test_latencies_are_told_apart_by_the_prunings() -> None:
+    """From the first that removed rows: what was due in a second that a pruning touches, and the rest up to the last."""
+    times = Intervals()
+    for second in range(40):
+        times.record(second + 1, second * SECOND)
+    prunings = [pruning(5, 6, 0), pruning(10, 12), pruning(20, 21), pruning(30, 32)]
+
+    while_pruning, quiet = latencies(prunings, Timed(times.encoded()))
+
+    assert while_pruning.count == 2 + 1 + 2
+    assert quiet.count == 8 + 9
+    assert latencies([], Timed(times.encoded()))[0].count == 0

@@ -3,7 +3,8 @@
 import asyncpg
 
 from loadtests.database import Reconnecting
-from loadtests.probes.postgres import PostgresProbe, TablesProbe
+from loadtests.probes.postgres import PostgresProbe
+from loadtests.probes.tables import TablesProbe
 from server.db.storage.strategies import storage
 
 

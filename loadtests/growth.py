@@ -1,0 +1,123 @@
+"""Whether tables are bounded: how much each grew from window to window once the first one was full. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from loadtests.measure import Series
+
+ROWS, TABLE_BYTES, INDEX_BYTES, DEAD_ROWS, OLDEST_ROW_AGE = (
+    "rows", "table_bytes", "index_bytes", "dead_rows", "oldest_row_age_s",
+)  # fmt: skip
+METRICS: Mapping[str, str] = {
+    ROWS: "table_rows_growth",
+    TABLE_BYTES: "table_bytes_growth",
+    INDEX_BYTES: "index_bytes_growth",
+    DEAD_ROWS: "dead_rows_growth",
+    OLDEST_ROW_AGE: "oldest_row_age_growth",
+}
+"""What is looked at of each table, and the metric that holds its largest growth over all tables."""
+FEWEST_PARTS = 4
+"""Parts of the time after the first window; of fewer a line says nothing. More where more windows fit."""
+_LEAST_ROWS, _LEAST_BYTES = 1_000.0, float(1 << 20)
+"""A table below this size is held to it: ten rows more in a table of ten are no leak that a run could tell from chance."""
+
+Looked = Mapping[tuple[str, str], Series]
+"""By table, and what is looked at of it."""
+
+
+class Growth(Struct, frozen=True, kw_only=True):
+    """How one figure of one table went on after the first window."""
+
+    table: str
+    what: str
+    """`rows`, `table_bytes`, `index_bytes`, `dead_rows` or `oldest_row_age_s`."""
+    means: tuple[float, ...]
+    """Its mean in each part of the time; 0 where the table was not there."""
+    growth: float
+    """What it rose by from the first part to the last, by the straight line through all of them, as a share of its size.
+
+    Dead rows as a share of the table's rows where those are more, an age as a share of the retention.
+    """
+
+
+class Steady(NamedTuple):
+    """The time after the first window, in Unix microseconds, in equal parts."""
+
+    from_us: int
+    until_us: int
+    parts: int
+
+    def part(self, at_us: int) -> int | None:
+        """The part that a time lies in; None: outside."""
+        if not self.from_us <= at_us < self.until_us:
+            return None
+        return (at_us - self.from_us) * self.parts // (self.until_us - self.from_us)
+
+
+def steady(
+    started_us: int, ended_us: int, *, retention_seconds: float, backfill_seconds: float, prune_interval_seconds: float
+) -> Steady | None:
+    """The time of a load in which every table should stay as large as it is; None: too short for a line.
+
+    It begins two prunings after the first window is full, and a tenth of a window later: by then whole ranges go as well.
+
+    Args:
+        started_us: begin of the load, Unix microseconds.
+        ended_us: its end.
+        retention_seconds: the window.
+        backfill_seconds: what of it was filled before.
+        prune_interval_seconds: a part is that long at least.
+    """
+    fills = max(0.0, 1.1 * retention_seconds - backfill_seconds) + 2 * prune_interval_seconds
+    from_us = started_us + round(fills * 1e6)
+    seconds = (ended_us - from_us) / 1e6
+    if seconds < FEWEST_PARTS * prune_interval_seconds:
+        return None
+    return Steady(from_us, ended_us, max(FEWEST_PARTS, int(seconds / retention_seconds)))
+
+
+def growths(looked: Looked, time: Steady, retention_seconds: float) -> list[Growth]:
+    """How each figure of each table grew."""
+    means = {key: _means(series, time) for key, series in looked.items()}
+    found = []
+    for (table, what), values in means.items():
+        rows = means.get((table, ROWS), ())
+        size = {
+            ROWS: max(_LEAST_ROWS, _mean(values)),
+            DEAD_ROWS: max(_LEAST_ROWS, _mean(values), _mean(rows)),
+            OLDEST_ROW_AGE: retention_seconds,
+        }.get(what, max(_LEAST_BYTES, _mean(values)))
+        growth = _slope(values) * (len(values) - 1) / size
+        found.append(Growth(table=table, what=what, means=tuple(values), growth=growth))
+    return found
+
+
+def largest(found: Iterable[Growth]) -> dict[str, float]:
+    """By metric, the growth of the table that grew most."""
+    grown: dict[str, float] = {}
+    for one in found:
+        name = METRICS[one.what]
+        grown[name] = max(one.growth, grown.get(name, one.growth))
+    return grown
+
+
+def _means(series: Series, time: Steady) -> list[float]:
+    parts: list[list[float]] = [[] for _ in range(time.parts)]
+    for at_us, value in series.points:
+        part = time.part(at_us)
+        if part is not None:
+            parts[part].append(value)
+    return [_mean(part) for part in parts]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _slope(values: Sequence[float]) -> float:
+    """Of the straight line through values at 0, 1, 2 ..., by least squares."""
+    middle, mean = (len(values) - 1) / 2, _mean(values)
+    rise = sum((place - middle) * (value - mean) for place, value in enumerate(values))
+    return rise / sum((place - middle) ** 2 for place in range(len(values)))

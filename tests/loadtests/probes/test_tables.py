@@ -1,0 +1,56 @@
+"""Every table of a real database, looked at."""
+
+import asyncpg
+import pytest
+
+from loadtests.database import Reconnecting
+from loadtests.growth import Steady, growths
+from loadtests.probes.tables import TablesProbe
+from server.db import migrate
+from server.db.storage.strategies import STRATEGIES, storage
+from simulator.samples import Sample
+from tests.support.charts import SECOND, store
+from tests.support.server import now_us
+
+MINUTE = (
+    "INSERT INTO metric_minute (container_id, minute, first_at, last_at, cpu_count, memory_count, samples)"
+    " VALUES (1, now() - interval '5 min', now(), now(), 0, 0, 1)"
+)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+async def test_every_table_is_seen_with_its_age(database: str, name: str) -> None:
+    """Samples under their table, whatever it consists of; fixed tables beside them; a table that grows is found."""
+    kept, looking = storage(name), Reconnecting(database, statement_seconds=5)
+    probe = TablesProbe(kept, looking)
+    connection = await asyncpg.connect(database)
+    try:
+        await migrate.apply(connection, kept)
+        await connection.execute(MINUTE)
+        await connection.execute("CREATE TABLE leak AS SELECT 1 AS n")
+        begun = now_us()
+        for step in range(4):
+            rows = [Sample(step, begun - (200 + i) * SECOND, 1.0, 1, 1, 1) for i in range(100)]
+            await store(kept, connection, rows)
+            await connection.execute("INSERT INTO leak SELECT generate_series(1, 20000)")
+            await connection.fetchval("SELECT pg_stat_force_next_flush()")
+            await probe.look()
+    finally:
+        await connection.close()
+        looking.close()
+    last = {key: series.statistics()["last"] for key, series in probe.tables.items()}
+
+    assert (probe.looks.looks, probe.looks.failures) == (4, 0), probe.looks
+    assert not [table for table, _ in last if table.startswith("container_metric_")]
+    assert 299 <= last["container_metric", "oldest_row_age_s"] < 400
+    assert 300 <= last["metric_minute", "oldest_row_age_s"] < 400
+    assert last["container_metric", "table_bytes"] > 0
+    assert {"host", "container", "dirty_minute", "audit"} <= {table for table, _ in last}
+    first, *_, newest = [at for at, _ in probe.tables["leak", "table_bytes"].points]
+    found = {
+        (one.table, one.what): one.growth
+        for one in growths(probe.tables, Steady(first, newest + 1, 4), 300)
+        if one.what == "table_bytes"
+    }
+    assert max(found, key=lambda key: found[key]) == ("leak", "table_bytes")
+    assert found["leak", "table_bytes"] > 0.5
