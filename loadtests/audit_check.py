@@ -5,29 +5,19 @@
 - wrong: rows with another actor, role, action, target or result, or that what the fleet carried out contradicts.
 """
 
-import asyncio
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-
-import msgspec
+from urllib.parse import urlencode
 
 from loadtests.answers import AuditEntry, AuditPage
+from loadtests.asked import AskError, ask
 from loadtests.attempts import FINAL_STATES, Attempt
-from loadtests.scrape import opener
 
 EXAMPLES = 20
 """Findings that are told in full; the others are counted."""
 PAGE = 1000
-READ_SECONDS = 10.0
-TRY_SECONDS = 30.0
-"""How long a page is asked for again where there is no good answer."""
-_RETRY_SECONDS = 0.5
 
 
 class AuditCheckError(Exception):
@@ -166,25 +156,11 @@ async def read_audit(http: str, authorization: Callable[[], str], since_us: int)
     after: str | None = None
     while True:
         query = {"since": str(since_us), "limit": str(PAGE)} | ({} if after is None else {"after": after})
-        page = await _page(f"{http}/api/audit?{urllib.parse.urlencode(query)}", authorization)
+        try:
+            page = await ask(f"{http}/api/audit?{urlencode(query)}", authorization, AuditPage)
+        except AskError as error:
+            raise AuditCheckError(f"the audit log cannot be read: {error}") from None
         found += page.entries
         after = page.next
         if after is None:
             return found
-
-
-async def _page(url: str, authorization: Callable[[], str]) -> AuditPage:
-    deadline = time.monotonic() + TRY_SECONDS
-    while True:
-        request = urllib.request.Request(url, headers={"Authorization": authorization()})  # noqa: S310 - http://127.0.0.1
-        try:
-            return msgspec.json.decode(await asyncio.to_thread(_fetch, request), type=AuditPage)
-        except (urllib.error.URLError, OSError, TimeoutError, msgspec.DecodeError) as error:
-            if time.monotonic() > deadline:
-                raise AuditCheckError(f"the audit log cannot be read: {type(error).__name__}: {error}") from None
-        await asyncio.sleep(_RETRY_SECONDS)
-
-
-def _fetch(request: urllib.request.Request) -> bytes:
-    with opener().open(request, timeout=READ_SECONDS) as response:
-        return bytes(response.read())

@@ -224,6 +224,10 @@ METRICS: dict[str, Metric] = {
     "audit_wrong": Metric(
         "rows", "count", "Audit rows that tell another attempt or outcome than took place.", ("actions.operators",)
     ),
+    "charts_checked": Metric(
+        "", "count", "Charts that were held against the generator's samples.", ("ui.chart_readers",)
+    ),
+    "charts_wrong": Metric("", "count", "Of these, that tell something else.", ("ui.chart_readers",)),
     "actions_executed_twice": Metric(
         "", "count", "Executions of an action beyond its first, over all agents.", ("actions.operators",)
     ),
@@ -254,6 +258,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     ),
     "findings.json": ("ledger_missing", "ledger_foreign", "ledger_altered", "ledger_verified_fraction"),
     "audit.json": ("audit_missing", "audit_duplicate", "audit_wrong", "actions_executed_twice"),
+    "charts.json": ("charts_checked", "charts_wrong"),
     "/metrics: seatrial_*_rows_stored_total": ("insert_rows_per_second",),
     "/metrics: seatrial_flush_seconds": ("insert_batch_ms",),
     "/metrics: seatrial_*_rows_pruned_total, seatrial_prune_seconds": ("prune_rows_per_second",),
@@ -281,7 +286,7 @@ TIMED = frozenset({"ack_latency_ms", "schedule_lag_ms", "chart_query_ms", *LATEN
 
 _AT_THE_END = frozenset(
     {
-        *_SOURCES["audit.json"], *PRUNING_VALUES, *GROWTHS.values(),
+        *_SOURCES["audit.json"], *_SOURCES["charts.json"], *PRUNING_VALUES, *GROWTHS.values(),
         "ledger_verified_fraction", "batches_unsettled", "connections_lost",
         "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share", "insert_batch_ms",
         "connection_resets", "withheld_bytes", "agents_clock_offset_ms", "takeovers",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from loadtests import growth, prunings
 from loadtests.audit_check import AuditFindings
 from loadtests.catalogue import measurable
+from loadtests.chart_check import ChartFindings
 from loadtests.findings import Findings
 from loadtests.fingerprint import Deployed, Postgres, environment
 from loadtests.fleet_process import REPORT
@@ -16,10 +16,12 @@ from loadtests.fleet_report import catalogue as fleet_catalogue
 from loadtests.fleet_report import fleet_faults, read_report
 from loadtests.fleet_report import timed as fleet_timed
 from loadtests.fleet_status import FleetStatus
+from loadtests.growth import Growth, growths, largest, steady
 from loadtests.measure import Latency, Series, now_us
 from loadtests.network import Network
 from loadtests.phases import phases
 from loadtests.probes.looks import Looks
+from loadtests.prunings import latencies
 from loadtests.recorded import catalogue
 from loadtests.recorded import timed as users_timed
 from loadtests.result import Course, FaultDone, Result, summarise
@@ -61,7 +63,7 @@ class Outcome:
     """Whether Locust was started."""
     measured: dict[str, _Measurement] = field(default_factory=dict)
     timed: dict[str, Timed] = field(default_factory=dict)
-    growth: list[growth.Growth] = field(default_factory=list)
+    growth: list[Growth] = field(default_factory=list)
     faults: list[FaultDone] = field(default_factory=list)
     """In the order in which they began, once the load is over."""
     server_back_us: list[int] = field(default_factory=list)
@@ -73,6 +75,8 @@ class Outcome:
     findings: Findings = field(default_factory=Findings)
     audit: AuditFindings | None = None
     """None: nobody acted, or it could not be checked."""
+    charts: ChartFindings | None = None
+    """None: nobody read any, or they could not be checked."""
     aborted: Aborted | None = None
     interrupted: bool = False
 
@@ -119,6 +123,8 @@ class Outcome:
             self._measure_users()
         if self.audit is not None:
             self.measured.update(self.audit.measured())
+        if self.charts is not None:
+            self.measured.update(self.charts.measured())
         if self.sampler is not None and self.load_started_us:
             self._measure_growth(self.sampler)
             self._measure_prunings(self.sampler)
@@ -136,6 +142,8 @@ class Outcome:
         self._write("findings.json", self.findings)
         if self.audit is not None:
             self._write("audit.json", self.audit)
+        if self.charts is not None:
+            self._write("charts.json", self.charts)
         ended_us = now_us()
         course = Course(
             started_at_us=self.started_us,
@@ -198,20 +206,20 @@ class Outcome:
 
     def _measure_growth(self, sampler: Sampler) -> None:
         storage = self.scenario.storage
-        time = growth.steady(
+        time = steady(
             self.load_started_us, self.load_ended_us or now_us(), retention_seconds=storage.retention_seconds,
             backfill_seconds=storage.backfill_seconds, prune_interval_seconds=storage.prune_interval_seconds,
         )  # fmt: skip
         if time is not None:
-            self.growth = growth.growths(sampler.tables, time, storage.retention_seconds)
-            self.measured.update(growth.largest(self.growth))
+            self.growth = growths(sampler.tables, time, storage.retention_seconds)
+            self.measured.update(largest(self.growth))
 
     def _measure_prunings(self, sampler: Sampler) -> None:
         """Latencies while the server pruned and between, where it did both."""
         for name, ratio in (("ack_latency_ms", "pruning_ack_p99_ratio"), ("live_latency_ms", "pruning_live_p99_ratio")):
             if name not in self.timed:
                 continue
-            pruning, quiet = prunings.latencies(sampler.prunings, self.timed[name])
+            pruning, quiet = latencies(sampler.prunings, self.timed[name])
             if pruning.count and quiet.count:
                 self.measured |= {f"pruning_{name}": pruning, f"quiet_{name}": quiet}
                 self.measured[ratio] = pruning.statistics()["p99"] / quiet.statistics()["p99"]
@@ -260,5 +268,5 @@ class Outcome:
         found = catalogue(recorded) if recorded else {}
         return {name: statistics_of(name, value) for name, value in found.items() if measurable(name, self.scenario)}
 
-    def _write(self, name: str, found: Findings | AuditFindings) -> None:
+    def _write(self, name: str, found: Findings | AuditFindings | ChartFindings) -> None:
         write_whole(self.directory / name, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")

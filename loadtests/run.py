@@ -7,15 +7,18 @@ and leaves nothing behind, however it ends.
 import asyncio
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from loadtests.abort import AbortWatch
 from loadtests.answers import AuditEntry
+from loadtests.asked import AskError
 from loadtests.attempts import read_attempts
 from loadtests.audit_check import AuditCheckError, compare, read_audit
 from loadtests.background import Background
+from loadtests.chart_check import check_charts
 from loadtests.children import MAX_GENERATOR_CPU, Child, ChildError
 from loadtests.database import AWAY, Reconnecting
 from loadtests.faults import FaultError, Faults
@@ -39,6 +42,7 @@ from loadtests.verify import RollingVerifier, Verifier
 from server.db.embedded import EmbeddedPostgres
 from server.db.storage.strategies import storage as strategy
 from simulator.ledger import LedgerError
+from simulator.organisations import organisation
 from simulator.scenario import Fault, Scenario
 
 FLEET_GRACE_SECONDS = 30.0
@@ -156,13 +160,13 @@ class Run:
             outcome.count_faults()
             await sampler.last_look()
             entries = await self._audit(server) if scenario.actions.operators else None
+            await self._check_charts(server, verifier)
             if own:
                 self._progress.say("stopping the server")
                 if not await own.child.stop():
                     outcome.invalid.append("the server did not end within 30 s of SIGTERM")
             await self._verify_rest(rolling, pruning=own is None)
-            if entries is not None:
-                self._check_audit(entries, verifier.executed())
+            self._check_audit(entries, verifier.executed())
 
     # -- parts
 
@@ -230,18 +234,35 @@ class Run:
         found: list[AuditEntry] = []
         try:
             for tenant in tenants(server.org, self._scenario.fleet.organisations):
-
-                def authorization(org: str = tenant.org) -> str:
-                    return f"Bearer {user_token(server.credentials, 'audit-check', 'admin', org)}"
-
+                authorization = partial(_admin, server, tenant.org)
                 found += await read_audit(server.http, authorization, self._outcome.started_us)
         except AuditCheckError as error:
             self._outcome.invalid.append(str(error))
             return None
         return found
 
-    def _check_audit(self, entries: list[AuditEntry], executed: Mapping[str, int]) -> None:
-        """Hold it against what operators attempted and the fleet carried out."""
+    async def _check_charts(self, server: Site, verifier: Verifier) -> None:
+        """Hold charts against what the fleet sent, now that it sends no more, where anybody read some."""
+        if not self._scenario.ui.chart_readers:
+            return
+        self._progress.say("checking charts")
+        try:
+            self._outcome.charts = await check_charts(
+                server.http, self._reader_of(server), verifier, range(1, self._scenario.fleet.agents + 1),
+                retention_us=int(self._scenario.storage.retention_seconds * 1e6), seed=self._scenario.seed,
+            )  # fmt: skip
+        except (AskError, LedgerError) as error:
+            self._outcome.invalid.append(f"charts could not be checked: {error}")
+
+    def _reader_of(self, server: Site) -> Callable[[int], str]:
+        """The `Authorization` of somebody who may read what an agent sent."""
+        organisations = self._scenario.fleet.organisations
+        return lambda agent: _admin(server, organisation(server.org, organisations, agent))
+
+    def _check_audit(self, entries: list[AuditEntry] | None, executed: Mapping[str, int]) -> None:
+        """Hold it against what operators attempted and the fleet carried out; None: there is nothing to hold against it."""
+        if entries is None:
+            return
         try:
             attempts = read_attempts(self._directory / ATTEMPTS)
         except (OSError, ValueError) as error:
@@ -369,6 +390,11 @@ def _connection(stack: AsyncExitStack, dsn: str, statement_seconds: float) -> Re
     made = Reconnecting(dsn, statement_seconds=statement_seconds)
     stack.callback(made.close)
     return made
+
+
+def _admin(server: Site, org: str) -> str:
+    """The `Authorization` of the runner itself, in an organisation."""
+    return f"Bearer {user_token(server.credentials, 'runner', 'admin', org)}"
 
 
 async def run(scenario: Scenario, directory: Path, database_url: str | None, target: Target | None = None) -> Result:

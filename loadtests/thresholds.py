@@ -20,6 +20,7 @@ ALWAYS: tuple[Threshold, ...] = (
     Threshold(metric="live_foreign", stat="count", op="==", limit=0),
     Threshold(metric="live_violations", stat="count", op="==", limit=0),
     Threshold(metric="api_violations", stat="count", op="==", limit=0),
+    Threshold(metric="charts_wrong", stat="count", op="==", limit=0),
     Threshold(metric="audit_missing", stat="count", op="==", limit=0),
     Threshold(metric="audit_duplicate", stat="count", op="==", limit=0),
     Threshold(metric="audit_wrong", stat="count", op="==", limit=0),

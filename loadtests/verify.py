@@ -26,7 +26,7 @@ from loadtests.copy_rows import unpacked, unpacked_lines
 from loadtests.database import AWAY, Connect
 from loadtests.findings import Finding, Findings
 from server.db.storage.base import Storage
-from simulator.expected import Acked, ExpectedRows, ExpectedSamples
+from simulator.expected import Acked, ExpectedRows, ExpectedSamples, agents_of
 from simulator.ledger import LedgerError, LedgerReader
 from simulator.samples import NO_SAMPLES
 
@@ -121,6 +121,17 @@ class Verifier:
             reader.poll()
         headers = [(reader.progress_us, reader.header) for reader in self._readers if reader.header]
         return max((told + 2 * h.interval_us + h.clock_ahead_us[1] for told, h in headers), default=0)
+
+    def samples_of(self, agent: int, since: int, until: int) -> ExpectedSamples:
+        """What an agent sampled with since <= at < until (Unix microseconds), by the ledgers; once it has begun."""
+        for reader in self._readers:
+            reader.poll()
+        found = [
+            expected.samples(since, until, only=agent)
+            for expected, reader in zip(self._expected, self._readers, strict=True)
+            if reader.header is not None and agent in agents_of(reader.header)
+        ]
+        return ExpectedSamples(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
     def executed(self) -> Counter[str]:
         """How many times the fleet carried out each command, by action id, as far as the ledgers tell."""

@@ -119,18 +119,21 @@ class ExpectedRows:
         """How far each (agent, epoch) is acknowledged by now."""
         return {key: course.acked for key, course in self._ledger.courses.items()}
 
-    def samples(self, since: int, until: int, acked: Acked | None = None) -> ExpectedSamples:
+    def samples(
+        self, since: int, until: int, acked: Acked | None = None, *, only: int | None = None
+    ) -> ExpectedSamples:
         """Samples with since <= at < until (Unix microseconds) of every agent.
 
         Args:
             since: first moment.
             until: first moment after.
             acked: what `acked` said when rows were last required to be there; None: now.
+            only: one agent alone; None: all.
         """
         parts = [NO_EXPECTED]
         # A replayed agent's samples lie up to an interval from the time of their tick, others' at it.
         slack = self._header.interval_us if self._header.replayed is not None else 0
-        for agent, epoch, host, course in self._courses():
+        for agent, epoch, host, course in self._courses(only):
             known = course.acked if acked is None else acked.get((agent, epoch), 0)
             for run in _ticks_of(host.fake, since - slack, until + slack):
                 for ticks, seq in course.stretches(run.start, run.stop):
@@ -194,8 +197,8 @@ class ExpectedRows:
                     return agent, ref
         return None
 
-    def _courses(self) -> Iterator[tuple[int, int, KnownHost, Course]]:
-        for agent in agents_of(self._header):
+    def _courses(self, only: int | None = None) -> Iterator[tuple[int, int, KnownHost, Course]]:
+        for agent in agents_of(self._header) if only is None else (only,):
             for epoch, course in enumerate(self._ledger.courses_of(agent)):
                 yield agent, epoch, self._host(agent), course
 

@@ -62,8 +62,10 @@ async def test_a_product_run_passes(tmp_path: Path, postgres_dsn: str) -> None:
     values = {f"{one['metric']}.{one['stat']}": one["value"] for one in made["thresholds"]}
     assert {name: value for name, value in values.items() if value == 0}.keys() >= {
         "api_violations.count", "audit_missing.count", "audit_duplicate.count", "audit_wrong.count",
-        "actions_executed_twice.count", "actions_sent_twice.count",
+        "actions_executed_twice.count", "actions_sent_twice.count", "charts_wrong.count",
     }  # fmt: skip
+    checked = json.loads((latest / "charts.json").read_text())
+    assert checked == {"checked": 20, "wrong": []}
     charts = [made["metrics"][f"chart_query_{name}_ms"]["statistics"]["count"] for name in ("15m", "1h", "6h", "24h")]
     assert sum(charts) == values["chart_query_ms.count"]
     assert max(charts) - min(charts) <= 2

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from loadtests import audit_check
+from loadtests import asked
 from loadtests.answers import AuditEntry
 from loadtests.attempts import Attempt
 from loadtests.audit_check import EXAMPLES, AuditCheckError, AuditFindings, compare, read_audit
@@ -208,7 +208,7 @@ def page(*numbers: int, after: str | None = None) -> dict[str, Any]:
 @pytest.mark.parametrize("audit", [FakeAudit(page(3, 2, after="102"), page(1), down=2)], indirect=True)
 async def test_the_log_is_read_to_its_end(audit: FakeAudit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Page after page as the admin, and again where the server is not there just now."""
-    monkeypatch.setattr(audit_check, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(asked, "_RETRY_SECONDS", 0.01)
     entries = await read_audit(audit.url, lambda: "Bearer t", 77)
 
     assert [one.reason for one in entries] == [f"{RUN}/3", f"{RUN}/2", f"{RUN}/1"]
@@ -219,7 +219,7 @@ async def test_the_log_is_read_to_its_end(audit: FakeAudit, monkeypatch: pytest.
 @pytest.mark.parametrize("audit", [FakeAudit({"rows": []})], indirect=True)
 async def test_a_log_that_cannot_be_read_is_an_error(audit: FakeAudit, monkeypatch: pytest.MonkeyPatch) -> None:
     """A form that is not the audit log's is no empty log."""
-    monkeypatch.setattr(audit_check, "TRY_SECONDS", 0.0)
+    monkeypatch.setattr(asked, "TRY_SECONDS", 0.0)
 
     with pytest.raises(AuditCheckError, match="the audit log cannot be read: ValidationError"):
         await read_audit(audit.url, lambda: "Bearer t", 0)

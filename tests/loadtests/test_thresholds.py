@@ -28,6 +28,7 @@ SOUND: dict[str, Latency | Series | float] = {
     "live_foreign": 0,
     "live_violations": 0,
     "api_violations": 0,
+    "charts_wrong": 0,
     "audit_missing": 0,
     "audit_duplicate": 0,
     "audit_wrong": 0,
@@ -37,7 +38,7 @@ SOUND: dict[str, Latency | Series | float] = {
 
 
 def scenario(
-    directory: Path, *thresholds: str, ui: int = 1, log_lines: int = 1, operators: int = 1, charts: int = 0
+    directory: Path, *thresholds: str, ui: int = 1, log_lines: int = 1, operators: int = 1, charts: int = 1
 ) -> Scenario:
     """A scenario with these thresholds."""
     path = directory / "x.toml"
@@ -104,7 +105,7 @@ def test_a_threshold_that_cannot_be_judged_is_refused(
 ) -> None:
     """Unknown metrics and statistics, and metrics that the scenario does not make, are errors before the run."""
     with pytest.raises(ScenarioError) as error:
-        validate_thresholds(scenario(tmp_path, threshold, ui=ui, log_lines=log_lines))
+        validate_thresholds(scenario(tmp_path, threshold, ui=ui, log_lines=log_lines, charts=0))
 
     assert sentence in str(error.value)
     assert str(error.value).startswith(f"{tmp_path}/x.toml: thresholds.")
@@ -136,18 +137,19 @@ def test_the_defaults_are_always_judged(tmp_path: Path) -> None:
         ("live_foreign.count", "== 0"),
         ("live_violations.count", "== 0"),
         ("api_violations.count", "== 0"),
+        ("charts_wrong.count", "== 0"),
         ("audit_missing.count", "== 0"),
         ("audit_duplicate.count", "== 0"),
         ("audit_wrong.count", "== 0"),
         ("actions_executed_twice.count", "== 0"),
         ("actions_sent_twice.count", "== 0"),
     ]
-    assert [one.passed for one in judged] == [False] + [True] * 12
+    assert [one.passed for one in judged] == [False] + [True] * 13
 
 
 def test_a_run_without_browsers_is_not_judged_by_them(tmp_path: Path) -> None:
     """Where nobody watches, what browsers would have seen is no threshold."""
-    judged = judge(scenario(tmp_path, ui=0, operators=0), SOUND)
+    judged = judge(scenario(tmp_path, ui=0, operators=0, charts=0), SOUND)
 
     assert {one.metric for one in judged} == {metric for metric in SOUND if metric.startswith("ledger_")}
 
@@ -156,13 +158,16 @@ def test_a_run_without_operators_is_not_judged_by_the_audit_log(tmp_path: Path) 
     """Who reads charts still finds broken promises of the API."""
     judged = judge(scenario(tmp_path, ui=0, operators=0, charts=1), SOUND)
 
-    assert [one.metric for one in judged if not one.metric.startswith("ledger_")] == ["api_violations"]
+    assert [one.metric for one in judged if not one.metric.startswith("ledger_")] == [
+        "api_violations",
+        "charts_wrong",
+    ]
 
 
 def test_without_anybody_who_uses_the_api_it_breaks_no_promise(tmp_path: Path) -> None:
     """The error names every key of which one is needed."""
     with pytest.raises(ScenarioError, match=r"cannot be measured without actions\.operators or ui\.chart_readers or"):
-        validate_thresholds(scenario(tmp_path, 'turns_skipped.count = "== 0"', operators=0))
+        validate_thresholds(scenario(tmp_path, 'turns_skipped.count = "== 0"', operators=0, charts=0))
 
 
 @pytest.mark.parametrize("metric", ["audit_missing", "audit_duplicate", "audit_wrong", "actions_executed_twice"])
