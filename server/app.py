@@ -31,6 +31,7 @@ from server.db.pool import Database, ReadPool
 from server.db.retention import Ages, Retention
 from server.db.rollup import Rollup
 from server.db.storage.strategies import storage as strategy
+from server.db.storage_watch import StorageWatch
 from server.db.tickets import Tickets
 from server.db.writer import Lane, Seam
 from server.dirty_minutes import DirtyMinutes
@@ -167,6 +168,7 @@ class Service:
             future_seconds=settings.future_seconds,
             duty=settings.prune_duty,
         )
+        self.storage_watch = StorageWatch(self.database, self.storage)
         most = Window(batches=settings.window_batches, bytes=settings.window_bytes)
         self.windows = Windows(self.budget, self.registry, most)
         self.ingest = Ingest(
@@ -264,6 +266,7 @@ class Service:
                 *parts,
                 self.log_bound_keeper.run,
                 self.rollup.run,
+                self.storage_watch.run,
                 self._fill_buckets,
                 self.access.run,
                 self.actions.run_down,
@@ -424,6 +427,7 @@ class Service:
             ),
             "acks_waiting": ("Agents whose ack waits for their organisation's rate", self.quotas.acks_waiting),
             "actions_pending": ("Actions that wait for their agent", self.actions.pending),
+            "lanes": ("Writer connections", len(self.lanes)),
             "lane_batches_pending": ("Batches waiting for a flush", sum(lane.pending for lane in self.lanes)),
             "lanes_failing": (
                 "Lanes whose last flush failed",
@@ -466,6 +470,7 @@ def create_app(settings: Settings, seam: Seam | None = None) -> FastAPI:
     app.state.service = service
     metrics = CollectorRegistry()
     metrics.register(CounterCollector(service.counters, service.gauges))
+    metrics.register(service.storage_watch)
     current_user = problems.CurrentUser(service.tokens, service.revocations, service.quotas)
     current_agent = agents.CurrentAgent(service.tokens, service.revocations)
 

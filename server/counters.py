@@ -87,6 +87,8 @@ class Counters:
     containers_forgotten: int = 0
     directory_rows_refused: int = 0
     flush_seconds: Histogram = field(default_factory=Histogram)
+    ack_seconds: Histogram = field(default_factory=Histogram)
+    """From a batch's arrival to its COMMIT."""
     prune_seconds: Histogram = field(default_factory=Histogram)
     minutes_rolled_up: int = 0
     """Minutes of containers that were computed, each as often as it was."""
@@ -151,6 +153,9 @@ class CounterCollector(Collector):
                 family.add_metric((key,) if isinstance(key, str) else key, value)
             yield family
         yield self._counters.flush_seconds.family("seatrial_flush_seconds", "BEGIN to COMMIT of a flush")
+        yield self._counters.ack_seconds.family(
+            "seatrial_ack_seconds", "A batch's arrival to its COMMIT: its ack is due"
+        )
         yield self._counters.prune_seconds.family("seatrial_prune_seconds", "One removal of what is too old")
         yield self._counters.rollup_seconds.family("seatrial_rollup_seconds", "One round of the rollup")
         for name, (text, value) in self._gauges().items():

@@ -6,6 +6,7 @@
 Nothing here waits: the reader of a socket never stands behind the database.
 """
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -53,6 +54,8 @@ class PendingBatch:
     marks: Collection[Mark] = ()
     """Minutes that the rollup must compute (again): stored in the transaction that stores the rows."""
     memory_bytes: int = 0
+    received_at: float = field(default_factory=time.monotonic)
+    """Monotonic seconds."""
 
 
 class LaneSink(Protocol):

@@ -17,6 +17,7 @@ import asyncio
 import logging
 import random
 import re
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -357,7 +358,9 @@ class Lane:
     def _acknowledge(self, batches: list[PendingBatch]) -> None:
         """One cumulative ack per agent."""
         progresses: dict[int, Progress] = {}
+        now, observe = time.monotonic(), self._counters.ack_seconds.observe
         for batch in batches:
+            observe(now - batch.received_at)
             batch.progress.committed(batch.seq, 1, batch.frame_bytes, batch.rejected)
             self._budget.give(batch.record.organisation, batch.memory_bytes)
             batch.record.epoch_dirty = True
