@@ -43,7 +43,7 @@ class ChartFindings(Struct, kw_only=True):
 
 async def check_charts(
     http: str,
-    authorization: Callable[[], str],
+    reader_of: Callable[[int], str],
     verifier: Verifier,
     agents: Sequence[int],
     *,

@@ -61,7 +61,7 @@ def steady(
 ) -> Steady | None:
     """The time of a load in which every table should stay as large as it is; None: too short for a line.
 
-    It begins two prunings after the first window is full, and a tenth of a window later: by then whole ranges go as well.
+    It begins two prunings after the first window is full, and a tenth of what had to be filled later: whole ranges go by then.
 
     Args:
         started_us: begin of the load, Unix microseconds.
@@ -70,7 +70,7 @@ def steady(
         backfill_seconds: what of it was filled before.
         prune_interval_seconds: a part is that long at least.
     """
-    fills = max(0.0, 1.1 * retention_seconds - backfill_seconds) + 2 * prune_interval_seconds
+    fills = 1.1 * max(0.0, retention_seconds - backfill_seconds) + 2 * prune_interval_seconds
     from_us = started_us + round(fills * 1e6)
     seconds = (ended_us - from_us) / 1e6
     if seconds < FEWEST_PARTS * prune_interval_seconds:

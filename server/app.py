@@ -35,7 +35,7 @@ from server.db.storage_watch import StorageWatch
 from server.db.tickets import Tickets
 from server.db.writer import Lane, Seam
 from server.dirty_minutes import DirtyMinutes
-from server.errors import DatabaseDownError
+from server.errors import DatabaseDownError, StartupError
 from server.http import (
     actions,
     administration,
@@ -239,6 +239,11 @@ class Service:
             try:
                 await migrate.apply(connection, self.storage)
                 await self.retention.prepare(connection)
+            except asyncpg.DuplicateTableError as error:
+                raise StartupError(
+                    f"storage: {error}: expected no table of that name. It is no range that the server made, and was left as"
+                    " it is; rename it"
+                ) from None
             finally:
                 await connection.close()
             await self.directory.load()

@@ -95,7 +95,7 @@ def test_the_time_begins_after_the_first_window() -> None:
 
     assert of(730) == Steady(7 + 120 * SECOND, 7 + 730 * SECOND, 6)
     assert of(200) == Steady(7 + 120 * SECOND, 7 + 200 * SECOND, FEWEST_PARTS)
-    assert of(60, retention=86_400, backfill=100_000) == Steady(7 + 10 * SECOND, 7 + 60 * SECOND, FEWEST_PARTS)
+    assert of(60, retention=86_400, backfill=86_400) == Steady(7 + 10 * SECOND, 7 + 60 * SECOND, FEWEST_PARTS)
     assert of(139) is None
 
 

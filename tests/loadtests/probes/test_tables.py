@@ -19,11 +19,11 @@ MINUTE = (
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-async def test_every_table_is_seen_with_its_age(database: str, name: str) -> None:
+async def test_every_table_is_seen_with_its_age(empty_database: str, name: str) -> None:
     """Samples under their table, whatever it consists of; fixed tables beside them; a table that grows is found."""
-    kept, looking = storage(name), Reconnecting(database, statement_seconds=5)
+    kept, looking = storage(name), Reconnecting(empty_database, statement_seconds=5)
     probe = TablesProbe(kept, looking)
-    connection = await asyncpg.connect(database)
+    connection = await asyncpg.connect(empty_database)
     try:
         await migrate.apply(connection, kept)
         await connection.execute(MINUTE)

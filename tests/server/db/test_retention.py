@@ -6,10 +6,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from server.app import create_app
 from server.auth.principal import User
 from server.db import retention
 from server.db.storage.strategies import STRATEGIES
-from server.errors import DatabaseDownError
+from server.errors import DatabaseDownError, StartupError
 from server.protocol.identity import container_id
 from server.token_life import MAX_LIFE_SECONDS
 from tests.support.server import RunningServer, container, eventually, line, now_us, running_server
@@ -329,3 +330,23 @@ class TestHosts:
                 await agent.acked(1)
                 assert await server.service.directory.write()
             assert await count(database, "SELECT count(*) FROM host") == 1
+
+
+async def test_a_table_that_has_the_name_of_a_range_ends_the_start(empty_database: str) -> None:
+    """The error names it, and it stays with what is in it."""
+    async with running_server(empty_database, storage="partitioned") as server:
+        app = create_app(server.settings)
+    connection = await asyncpg.connect(empty_database)
+    try:
+        rows = await connection.fetch(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'container_metric'::regclass"
+        )
+        for (name,) in rows:
+            await connection.execute(f"DROP TABLE {name}; CREATE TABLE {name} AS SELECT 'precious' AS text")
+        with pytest.raises(StartupError, match=r"storage: relation .container_metric_.* already exists: .*rename it"):
+            async with app.state.service.running():
+                pass
+
+        assert {await connection.fetchval(f"SELECT text FROM {name}") for (name,) in rows} == {"precious"}
+    finally:
+        await connection.close()
