@@ -177,7 +177,8 @@ async def test_every_route_declares_its_errors(server: RunningServer) -> None:
     document = (await server.get("/openapi.json")).json()
 
     for path, operations in document["paths"].items():
-        if path.startswith("/api"):
+        # One route takes no token, no parameter and no connection to the database: it cannot fail.
+        if path.startswith("/api") and path != "/api/test-load":
             for method, operation in operations.items():
                 for status in ("401", "422", "503"):
                     content = operation["responses"].get(status, {}).get("content", {})
