@@ -146,7 +146,7 @@ class Run:
                 background.start(sampler.run())
                 checking = background.start(rolling.run())
                 if own:
-                    background.start(self._watch_server(own, sampler))
+                    background.start(self._watch_server(own, sampler, fleet))
                     self._begin_faults(background, Faults(own, postgres, network))
                 for work in self._end_warm_up(), self._show(sampler, outcome.status), self._watch_thresholds(fleet):
                     background.start(work)
@@ -282,7 +282,7 @@ class Run:
             self._outcome.invalid.append(f"the fleet did not end within {FLEET_GRACE_SECONDS:g} s of its duration")
             await fleet.stop(signal.SIGTERM, 15)
         elif ended not in {0, 12}:  # 12: its own report says why
-            raise fleet.failure(f"ended with exit code {ended}")
+            self._outcome.invalid.append(str(fleet.failure(f"ended with exit code {ended}")))
         if users is not None:
             # Nothing comes to them any more: they leave, and write what they measured.
             users.send(signal.SIGTERM)
@@ -297,8 +297,11 @@ class Run:
         if warm_up_seconds:
             self._progress.say(f"warm-up: {warm_up_seconds:g} s are over, from now on it counts")
 
-    async def _watch_server(self, server: ServerUnderTest, sampler: Sampler) -> None:
-        """Notice that the server died, and start it again if the scenario says so."""
+    async def _watch_server(self, server: ServerUnderTest, sampler: Sampler, fleet: Child) -> None:
+        """Notice that the server died, and start it again if the scenario says so.
+
+        One that does not come back ends the load. What it had acked until then is verified all the same.
+        """
         while True:
             as_told = await server.ended()
             code = server.child.exit_code
@@ -308,7 +311,13 @@ class Run:
                 self._outcome.invalid.append(f"the server ended during the run with exit code {code}")
                 return
             self._progress.say(f"the server ended with exit code {code}: starting it again")
-            await server.restart()
+            try:
+                await server.restart()
+            except ChildError as error:
+                self._outcome.server_failures += 1
+                self._outcome.invalid.append(f"the server did not come back: {error}")
+                fleet.send(signal.SIGTERM)
+                return
             self._outcome.server_back_us.append(now_us())
 
     async def _break(self, faults: Faults, fault: Fault) -> None:

@@ -42,7 +42,11 @@ async def willing(database: str) -> AsyncIterator[RunningServer]:
 def counts(text: str) -> dict[str, str]:
     """What /metrics counts, but for what goes on by itself."""
     lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
-    return {name: value for name, value in lines if not any(word in name for word in ("lag", "prune", "rollup", "age_seconds"))}
+    return {
+        name: value
+        for name, value in lines
+        if not any(word in name for word in ("lag", "prune", "rollup", "age_seconds"))
+    }
 
 
 async def test_a_server_that_does_not_consent_is_sent_nothing(
