@@ -1,10 +1,15 @@
 """What a run asked for, what its fleet offered, and what the server achieved; and what of the run was a warm-up."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from loadtests.numbers import number
 from loadtests.result import Result
+from loadtests.timed import Window
 from simulator.scenario_format import seconds
+
+_LOOK_US = 1_000_000
+"""Between two looks."""
 
 
 class Offered(NamedTuple):
@@ -54,10 +59,35 @@ def warm_up(result: Result) -> str:
 
 
 def _mean(result: Result, name: str, made: str) -> float | None:
-    """Of a series, while the fleet made something, as its own series says."""
-    sent = [at_us for at_us, rate in _points(result, made) if rate > 0 and at_us >= result.measured_from_us]
-    values = [value for at_us, value in _points(result, name) if sent and sent[0] <= at_us <= sent[-1]]
-    return sum(values) / len(values) if values else None
+    """Of a series by time, while the fleet made something, as its own series says.
+
+    A point tells of the time since the one before it. Before a series has any there was nothing: rows are counted from the
+    first one stored. What came after its last point nobody saw, so that is left out.
+    """
+    window = _sending(result, made)
+    told = _spans(_points(result, name))
+    if window is None or not told:
+        return None
+    until_us = min(window.until_us, told[-1][0].until_us)
+    if until_us <= window.from_us:
+        return None
+    whole = sum(rate * max(0, min(span.until_us, until_us) - max(span.from_us, window.from_us)) for span, rate in told)
+    return whole / (until_us - window.from_us)
+
+
+def _sending(result: Result, made: str) -> Window | None:
+    """From the first to the last time after the warm-up that the fleet made something; None: it never did."""
+    spans = [
+        span for span, rate in _spans(_points(result, made)) if rate > 0 and span.until_us >= result.measured_from_us
+    ]
+    return Window(spans[0].from_us, spans[-1].until_us) if spans else None
+
+
+def _spans(points: Sequence[tuple[int, float]]) -> list[tuple[Window, float]]:
+    """Values with the time that they tell of; the first tells of one look's."""
+    begins = [at_us for at_us, _ in points]
+    begins = [begins[0] - _LOOK_US, *begins[:-1]] if begins else []
+    return [(Window(begin, at_us), value) for begin, (at_us, value) in zip(begins, points, strict=True)]
 
 
 def _points(result: Result, name: str) -> list[tuple[int, float]]:

@@ -21,7 +21,7 @@ NOBODY: Mapping[str, Pid] = MappingProxyType({})
 class Sampler:
     """Time series of the run, by the names of the catalogue.
 
-    A part that does not answer leaves a gap in its own series and in no other; nothing is filled in.
+    A part that does not answer leaves a gap in its own series and in no other; only rates of the server are known afterwards.
 
     Args:
         url: of the server.

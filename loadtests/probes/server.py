@@ -14,17 +14,22 @@ from loadtests.scrape import Sample, Totals, scrape, status
 ROWS = ("seatrial_metric_rows_stored_total", "seatrial_log_rows_stored_total")
 PRUNE_SECONDS = "seatrial_prune_seconds_sum"
 FLUSHES = "seatrial_flush_seconds"
+_STORED = "insert_rows_per_second"
 
 
 class ServerProbe:
-    """Reads `/metrics` and `/readyz`; a server that does not answer leaves a gap."""
+    """Reads `/metrics` and `/readyz`; a server that does not answer leaves a gap.
+
+    Not so in rates: once it answers again, what its counters rose by belongs to the whole hole, so the hole gets a point
+    for each second, all with the same rate. A mean of the points is then one over time.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._totals = Totals()
         self._rates = Rates()
-        self._before: tuple[float, float] | None = None
-        """Monotonic time and rows stored at the look before."""
+        self._counted_at = 0.0
+        """Monotonic time of the last look that saw the counters."""
         self._pruned_before = (0.0, 0.0)
         self._looked_at = time.monotonic()
         self._flushed_before: dict[float, int] = {}
@@ -33,7 +38,7 @@ class ServerProbe:
         self.prunings = Prunings()
         self.series = {
             name: Series() for name in (
-                "insert_rows_per_second", "prune_rows_per_second", "prune_duration_s", *SERVER_GAUGES, *SERVER_COUNTERS,
+                _STORED, "prune_rows_per_second", "prune_duration_s", *SERVER_GAUGES, *SERVER_COUNTERS,
             )
         }  # fmt: skip
         self.unready_seconds = 0.0
@@ -44,7 +49,6 @@ class ServerProbe:
         counters, ready = await asyncio.gather(scrape(f"{self._url}/metrics"), status(f"{self._url}/readyz"))
         if counters is None:
             self.looks.failed("/metrics did not answer in time")
-            self._rates.forget()
         else:
             self.looks.good()
             self._count(counters)
@@ -94,18 +98,22 @@ class ServerProbe:
         for name, (_, family, factor) in SERVER_GAUGES.items():
             if (family, "") in counters:
                 self.series[name].add(at, counters[family, ""] * factor)
-        totals = {name: self._totals.value(family) for name, (_, family) in SERVER_COUNTERS.items()}
-        for name, rate in self._rates.take(now, totals).items():
-            self.series[name].add(at, rate)
         rows = sum(self._totals.value(name) for name in ROWS)
-        # Begins with the first row: a ramp is part of the run, an empty server is not.
-        if self._before is not None and now > self._before[0] and rows:
-            rate = (rows - self._before[1]) / (now - self._before[0])
-            self.series["insert_rows_per_second"].add(at, max(0.0, rate))
-        self._before = (now, rows)
+        totals = {name: self._totals.value(family) for name, (_, family) in SERVER_COUNTERS.items()}
+        for name, rate in self._rates.take(now, totals | {_STORED: rows}).items():
+            # Begins with the first row: a ramp is part of the run, an empty server is not.
+            if name != _STORED or rows:
+                self._add_rate(name, rate, at, now - self._counted_at)
+        self._counted_at = now
         pruned = sum(self._totals.value(name) for name in ROWS_PRUNED)
         seconds = self._totals.value(PRUNE_SECONDS)
         if pruned > self._pruned_before[0] and seconds > self._pruned_before[1]:
             rate = (pruned - self._pruned_before[0]) / (seconds - self._pruned_before[1])
             self.series["prune_rows_per_second"].add(at, rate)
         self._pruned_before = (pruned, seconds)
+
+    def _add_rate(self, name: str, rate: float, at: int, seconds: float) -> None:
+        """A rate over the seconds until a time in Unix microseconds, as a point for each of them."""
+        points = max(1, round(seconds))
+        for left in reversed(range(points)):
+            self.series[name].add(at - round(left * seconds / points * 1e6), rate)

@@ -1,6 +1,7 @@
 """What was asked, offered and achieved, and what was a warm-up."""
 
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,12 @@ def warmed(result: Result, seconds: float, measured_from_us: int) -> Result:
     return msgspec.structs.replace(result, scenario=scenario, measured_from_us=measured_from_us)
 
 
+def by_time(points: list[tuple[int, float]]) -> float:
+    """The mean of points, each of which tells of the time since the one before it; the first of a second."""
+    widths = [1.0, *((b[0] - a[0]) / 1e6 for a, b in pairwise(points))]
+    return sum(width * value for width, (_, value) in zip(widths, points, strict=True)) / sum(widths)
+
+
 def test_what_was_asked_stands_beside_what_was_offered_and_achieved(tmp_path: Path) -> None:
     """Rows by the scenario, by the fleet's own count and by the server's; what nobody counted is unknown."""
     result = made_result(tmp_path)
@@ -28,7 +35,7 @@ def test_what_was_asked_stands_beside_what_was_offered_and_achieved(tmp_path: Pa
 
     assert rows.asked == 100 * (5 + 1)
     assert rows.offered == pytest.approx(result.metrics["offered_rows_per_second"].statistics["mean"])
-    assert rows.achieved == pytest.approx(result.metrics["insert_rows_per_second"].statistics["mean"])
+    assert rows.achieved == pytest.approx(by_time(result.metrics["insert_rows_per_second"].points))
     assert (batches.asked, batches.offered, batches.achieved) == (100, None, None)
     assert batches.told() == "100 batches/s asked, unknown offered, unknown acknowledged"
 
@@ -44,7 +51,22 @@ def test_only_the_time_in_which_the_fleet_sent_is_compared(tmp_path: Path) -> No
     }
     shown = warmed(msgspec.structs.replace(result, metrics=metrics), 5, BEGUN_US + 5_000_000)
 
-    assert offered(shown)[0].achieved == pytest.approx(sum(value for _, value in kept) / len(kept))
+    assert offered(shown)[0].achieved == pytest.approx(by_time(kept))
+
+
+def test_what_is_stored_late_is_not_stored_fast(tmp_path: Path) -> None:
+    """Seconds before the first row count as none, and a point counts for the time since the one before it."""
+    result = made_result(tmp_path)
+    made = [(BEGUN_US + second * 1_000_000, 100.0) for second in range(1, 61)]
+    got = [(BEGUN_US + second * 1_000_000, 100.0) for second in (*range(11, 21), 40, *range(41, 61))]
+    metrics = dict(result.metrics) | {
+        name: msgspec.structs.replace(result.metrics[name], points=points)
+        for name, points in (("offered_rows_per_second", made), ("insert_rows_per_second", got))
+    }
+    rows, _ = offered(msgspec.structs.replace(result, metrics=metrics))
+
+    assert rows.offered == pytest.approx(100)
+    assert rows.achieved == pytest.approx(100 * 50 / 60)
 
 
 def test_people_are_told_of_load_and_warm_up(tmp_path: Path) -> None:

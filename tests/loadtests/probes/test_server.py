@@ -1,8 +1,68 @@
 """The server's counters as series."""
 
+from types import SimpleNamespace
+
+import pytest
+
+from loadtests.probes import server as server_module
 from loadtests.probes.catalogue import SERVER_COUNTERS, SERVER_GAUGES
-from loadtests.probes.server import FLUSHES, ServerProbe
+from loadtests.probes.server import FLUSHES, ROWS, ServerProbe
+from loadtests.scrape import Sample
 from tests.support.server import RunningServer
+
+
+class Scripted:
+    """A probe of a server whose answers are given, each at a second of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.probe = ServerProbe("http://127.0.0.1:1")
+        self._patch = monkeypatch
+
+    async def look(self, second: float, counters: Sample | None) -> None:
+        """Look at a second; None: no answer."""
+
+        async def scrape(_: str) -> Sample | None:
+            return counters
+
+        async def status(_: str) -> int | None:
+            return None
+
+        self._patch.setattr(server_module, "scrape", scrape)
+        self._patch.setattr(server_module, "status", status)
+        self._patch.setattr(server_module, "time", SimpleNamespace(monotonic=lambda: 100.0 + second))
+        self._patch.setattr(server_module, "now_us", lambda: round(second * 1e6))
+        await self.probe.look()
+
+    def points(self, name: str) -> list[tuple[float, float]]:
+        """Of a series, in seconds."""
+        return [(at / 1e6, value) for at, value in self.probe.series[name].points]
+
+
+def stored(rows: float) -> Sample:
+    """A scrape of a server that stored so many rows, one batch of ten at a time."""
+    return {(ROWS[0], ""): rows, ("seatrial_batches_accepted_total", ""): rows / 10, ("seatrial_subscribers", ""): 1.0}
+
+
+async def test_a_rate_over_a_hole_counts_for_each_of_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that was away for 20 s of 60 has the mean of what it stored in 60 s; a level keeps its hole."""
+    scripted = Scripted(monkeypatch)
+    rows = 0
+    for second in range(61):
+        away = 20 <= second < 40
+        if second == 30:
+            scripted.probe.ended()  # and the next process counts from zero
+            rows = 0
+        rows += 0 if away or not second else 1200
+        await scripted.look(second, None if away else stored(rows))
+    series = scripted.probe.series["insert_rows_per_second"]
+
+    assert len(series.points) == 60
+    assert series.statistics()["mean"] == pytest.approx(40 * 1200 / 60)
+    assert scripted.points("insert_rows_per_second")[19:40] == [
+        (pytest.approx(second), pytest.approx(1200 / 21)) for second in range(20, 41)
+    ]
+    assert scripted.probe.series["batches_accepted_per_second"].statistics()["mean"] == pytest.approx(4000 / 50)
+    assert [at for at, _ in scripted.points("subscribers_connected") if 20 <= at < 40] == []
 
 
 async def test_a_running_server_fills_its_series(server: RunningServer) -> None:
