@@ -31,6 +31,8 @@ RUN = "SEATRIAL_RUN"
 """The run's name, with which the attempts' reasons begin."""
 MEASURED_FROM = "SEATRIAL_MEASURED_FROM"
 """Unix time before which nothing counts in a latency; not set: everything does."""
+ONE_CLOCK = "SEATRIAL_ONE_CLOCK"
+"""1: the agents run on this machine, so that no offset to the server's clock is taken out of latencies; not set: it is."""
 ORGANISATIONS = "SEATRIAL_ORGANISATIONS"
 """To so many the users belong in turn; not set: to the one of the environment."""
 SHAPE = "SEATRIAL_SHAPE"
@@ -74,6 +76,18 @@ def measured_from_us() -> int:
         return round(float(text) * 1e6)
     except (ValueError, OverflowError):
         raise SystemExit(f"{MEASURED_FROM} = {text}: expected a Unix time") from None
+
+
+def one_clock() -> bool:
+    """Whether the agents have the users' clock.
+
+    Raises:
+        SystemExit: the variable holds something else.
+    """
+    text = os.environ.get(ONE_CLOCK) or "0"
+    if text not in {"0", "1"}:
+        raise SystemExit(f"{ONE_CLOCK} = {text}: expected 0 or 1")
+    return text == "1"
 
 
 def shape_of(text: str | None) -> Shape:
@@ -174,7 +188,9 @@ def _leave_when_told(environment: Any, **_: Any) -> None:
 
 def _begin(environment: Any, **_: Any) -> None:
     """Every test has measurements of its own: the web UI starts several in a process."""
-    environment.seatrial_measurements = Measurements(environment.events.request.fire, measured_from_us())
+    environment.seatrial_measurements = Measurements(
+        environment.events.request.fire, measured_from_us(), one_clock=one_clock()
+    )
     environment.seatrial_turnstile = Turnstile(CHECKS_PER_SECOND)
 
 

@@ -56,6 +56,11 @@ class Latency:
         if count:
             self._histogram.record_value(kept, count)
 
+    @property
+    def early(self) -> int:
+        """Of all, also of those that `decode` added up, how many took no time that could be: they ended as they began."""
+        return int(self._histogram.get_count_at_value(LOWEST_US))
+
     def percentiles(self) -> list[tuple[float, float]]:
         """The whole distribution: percentile and milliseconds, denser towards the maximum; empty without samples.
 

@@ -22,7 +22,7 @@ from loadtests.network import Network
 from loadtests.phases import phases
 from loadtests.probes.looks import Looks
 from loadtests.prunings import latencies
-from loadtests.recorded import catalogue
+from loadtests.recorded import catalogue, clocks_apart
 from loadtests.recorded import timed as users_timed
 from loadtests.result import Course, FaultDone, Result, summarise
 from loadtests.result_file import write_whole
@@ -255,6 +255,7 @@ class Outcome:
             return
         found = catalogue(recorded)
         self.measured.update({name: found[name] for name in found if measurable(name, self.scenario)})
+        self.invalid += clocks_apart(found)
         self.timed.update(
             {name: times for name, times in users_timed(recorded).items() if measurable(name, self.scenario)}
         )

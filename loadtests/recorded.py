@@ -5,7 +5,7 @@ This module imports neither Locust nor gevent: the runner reads with it what Loc
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -57,6 +57,9 @@ API_VIOLATIONS = (
 
 CHART_RANGES = ("15m", "1h", "6h", "24h")
 """The ranges of a chart; each has a latency of its own."""
+
+MOST_EARLY = 0.01
+"""Share of a latency's values that may lie below 1 us."""
 
 FIRST_DETAILS = 20
 """Failures of each kind that are logged with their detail; Locust and the file count the rest."""
@@ -122,13 +125,15 @@ LATENCIES = (
 class Measurements:
     """Gathers what the simulated users of this process measure, and tells Locust of it."""
 
-    def __init__(self, fire: Callable[..., None], measured_from_us: int = 0) -> None:
+    def __init__(self, fire: Callable[..., None], measured_from_us: int = 0, *, one_clock: bool = False) -> None:
         """Begin.
 
         Args:
             fire: Locust's `environment.events.request.fire`.
             measured_from_us: Unix microseconds: what was meant to happen before is in the intervals only.
+            one_clock: whether the agents have our clock, by which the times of samples and lines are then told.
         """
+        self.one_clock = one_clock
         self._fire = fire
         self._measured_from_us = measured_from_us
         self._latencies = {name: Latency() for name in LATENCIES}
@@ -296,6 +301,15 @@ def catalogue(recorded: Iterable[Recorded]) -> dict[str, Latency | float]:
             "turns_skipped": float(sum(one.skipped for one in every)),
         }
     )
+
+
+def clocks_apart(measured: Mapping[str, Latency | float]) -> list[str]:
+    """Why a run says nothing: latencies of the `catalogue` that ended before they began, by two clocks that disagree."""
+    return [
+        f"{name}: {value.early} of {value.count} values are below 1 us: the clocks disagree"
+        for name, value in measured.items()
+        if isinstance(value, Latency) and value.early > MOST_EARLY * value.count
+    ]
 
 
 def _clock(every: Iterable[Recorded]) -> dict[str, float]:

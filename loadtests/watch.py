@@ -132,7 +132,8 @@ class Watch:
         elif event.topic in self._paused and not isinstance(event, Gap):
             self._measurements.failure("not_paused", f"{type_of(type(event))} of topic {event.topic}")
         latencies: list[int] = []
-        now_us = received_us + self._clock.microseconds
+        # Times of samples and lines are the agents': those of another clock are taken for the server's.
+        now_us = received_us + (0 if self._measurements.one_clock else self._clock.microseconds)
         match event:
             case Snapshot():
                 self._unanswered.discard(event.topic)

@@ -16,6 +16,7 @@ from loadtests.recorded import (
     Measurements,
     Recorded,
     catalogue,
+    clocks_apart,
     read_measurements,
 )
 
@@ -54,6 +55,20 @@ def test_charts_are_told_by_range_and_all_together(tmp_path: Path) -> None:
         counts[name] = latency.count
         assert latency.statistics()["p50"] >= 99
     assert list(counts.values()) == [10, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("early", "apart"), [(1, False), (2, True)])
+def test_clocks_that_disagree_are_noticed(tmp_path: Path, early: int, apart: bool) -> None:
+    """Over 1 % of a latency's values before their time, over all processes, are a reason; 1 % is none."""
+    files = [tmp_path / f"{number}.json" for number in range(early)]
+    for file in files:
+        measurements = Measurements(lambda **_: None)
+        measurements.message("metrics", 10, [-1_000, *([5_000] * (100 // early - 1))])
+        measurements.message("logs", 10, [7_000] * 10_000)
+        measurements.write(file)
+    found = clocks_apart(catalogue(map(read_measurements, files)))
+
+    assert found == (["live_latency_ms: 2 of 100 values are below 1 us: the clocks disagree"] if apart else [])
 
 
 def test_what_is_recorded_are_metrics_of_the_catalogue() -> None:

@@ -32,9 +32,9 @@ HOST = HostStatus(id="h", hostname="h", online=True, last_seen=1)
 class Visit:
     """A watch on host `h` with containers 1 and 2, looking at 1; it keeps what Locust would be told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, one_clock: bool = False) -> None:
         self.fired: list[dict[str, Any]] = []
-        self.measurements = Measurements(lambda **told: self.fired.append(told))
+        self.measurements = Measurements(lambda **told: self.fired.append(told), one_clock=one_clock)
         self.watch = Watch(self.measurements, ClockOffset())
         topics = ("fleet", "host:h", "container:1", "logs:1")
         self.topics = self.watch.ask(topics, {"h": ["1", "2"]})
@@ -88,6 +88,19 @@ def test_latency_is_in_the_servers_time() -> None:
 
     assert visit.watch.echoed_us == NOW_US - 2_000
     assert visit.fired[-1]["response_time"] == 100.0
+
+
+def test_where_agents_share_the_browsers_clock_the_servers_does_not_matter() -> None:
+    """A server that is an hour ahead, or behind, moves no latency; its offset is told."""
+    for offset_us in 3_600_000_000, -3_600_000_000:
+        visit = Visit(one_clock=True).get(
+            HeartbeatEcho(at=NOW_US - 2_000, server_time=NOW_US - 1_000 + offset_us),
+            Metrics(topic="container:1", samples=(sample("1", NOW_US - 100_000),)),
+            Logs(topic="logs:1", lines=(line(NOW_US - 30_000),)),
+        )
+
+        assert [told["response_time"] for told in visit.fired[-2:]] == [100.0, 30.0]
+        assert visit.measurements._recorded.clock == ClockEstimate(offset_us=offset_us, error_us=1_000)
 
 
 def test_the_same_sample_counts_once() -> None:
