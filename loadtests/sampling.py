@@ -53,7 +53,8 @@ class Sampler:
             self.series |= probe.series
 
     async def prepare(self) -> None:
-        """What must be done before the load."""
+        """What must be done before the load; what the server counted by now does not count."""
+        await self._server.prepare()
         if self._ours:
             await self._postgres.prepare()
         else:
@@ -117,7 +118,7 @@ class Sampler:
         return self._postgres.statements
 
     def total(self, name: str) -> float:
-        """One of the server's counters, over all its processes, as far as they were scraped."""
+        """One of the server's counters since `prepare`, over all its processes, as far as they were scraped."""
         return self._server.total(name)
 
     def flushes(self) -> Latency:

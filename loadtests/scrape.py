@@ -9,6 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
 
+_RISE_ONLY = ("_total", "_bucket")
+"""Ends of the names of counters and of a histogram's buckets."""
+
 Sample = dict[tuple[str, str], float]
 """Value by (name, value of its label `le` or empty)."""
 
@@ -70,14 +73,21 @@ async def scrape(url: str) -> Sample | None:
 
 
 class Totals:
-    """Counters added up over the processes that served one after the other."""
+    """Counters since `begin`, added up over the processes that served one after the other."""
 
     def __init__(self) -> None:
         self._finished: Sample = {}
         self._current: Sample = {}
 
+    def begin(self, sample: Sample) -> None:
+        """Count anew from a scrape: what the process had counted by then was for others."""
+        self._finished = {key: -value for key, value in sample.items()}
+        self._current = sample
+
     def update(self, sample: Sample) -> None:
-        """Take a scrape of the process that runs."""
+        """Take a scrape of the process that runs; a counter that fell says that it is another than before."""
+        if any(sample.get(key, 0.0) < value for key, value in self._current.items() if key[0].endswith(_RISE_ONLY)):
+            self.restarted()
         self._current = sample
 
     def restarted(self) -> None:

@@ -22,11 +22,15 @@ class ServerProbe:
 
     Not so in rates: once it answers again, what its counters rose by belongs to the whole hole, so the hole gets a point
     for each second, all with the same rate. A mean of the points is then one over time.
+
+    Totals count from `prepare`, or from the first answer after it: a server may have served others before.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._totals = Totals()
+        self._begun = False
+        """Whether the totals have their beginning."""
         self._rates = Rates()
         self._counted_at = 0.0
         """Monotonic time of the last look that saw the counters."""
@@ -44,6 +48,12 @@ class ServerProbe:
         self.unready_seconds = 0.0
         """For how long /readyz said 503."""
 
+    async def prepare(self) -> None:
+        """Read what the server counted before the load. One that does not answer is read at the first look that it answers."""
+        counters = await scrape(f"{self._url}/metrics")
+        if counters is not None:
+            self._begin(counters)
+
     async def look(self) -> None:
         """Look once."""
         counters, ready = await asyncio.gather(scrape(f"{self._url}/metrics"), status(f"{self._url}/readyz"))
@@ -59,7 +69,7 @@ class ServerProbe:
         self._totals.restarted()
 
     def total(self, name: str) -> float:
-        """One of the server's counters, over all its processes, as far as they were scraped."""
+        """One of the server's counters since `prepare`, over all its processes, as far as they were scraped."""
         return self._totals.value(name)
 
     def warmed_up(self) -> None:
@@ -91,8 +101,15 @@ class ServerProbe:
             begun_us, ended_us = newest.window
             self.series["prune_duration_s"].add(ended_us, (ended_us - begun_us) / 1e6)
 
+    def _begin(self, counters: Sample) -> None:
+        self._totals.begin(counters)
+        self._begun = True
+
     def _count(self, counters: Sample) -> None:
-        self._totals.update(counters)
+        if self._begun:
+            self._totals.update(counters)
+        else:
+            self._begin(counters)
         self._see_pruning(counters)
         now, at = time.monotonic(), now_us()
         for name, (_, family, factor) in SERVER_GAUGES.items():

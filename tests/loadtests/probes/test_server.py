@@ -19,7 +19,7 @@ class Scripted:
         self._patch = monkeypatch
 
     async def look(self, second: float, counters: Sample | None) -> None:
-        """Look at a second; None: no answer."""
+        """Look at a second, or prepare at one before 0; None: no answer."""
 
         async def scrape(_: str) -> Sample | None:
             return counters
@@ -31,7 +31,7 @@ class Scripted:
         self._patch.setattr(server_module, "status", status)
         self._patch.setattr(server_module, "time", SimpleNamespace(monotonic=lambda: 100.0 + second))
         self._patch.setattr(server_module, "now_us", lambda: round(second * 1e6))
-        await self.probe.look()
+        await (self.probe.prepare() if second < 0 else self.probe.look())
 
     def points(self, name: str) -> list[tuple[float, float]]:
         """Of a series, in seconds."""
@@ -58,11 +58,45 @@ async def test_a_rate_over_a_hole_counts_for_each_of_its_seconds(monkeypatch: py
 
     assert len(series.points) == 60
     assert series.statistics()["mean"] == pytest.approx(40 * 1200 / 60)
-    assert scripted.points("insert_rows_per_second")[19:40] == [
-        (pytest.approx(second), pytest.approx(1200 / 21)) for second in range(20, 41)
-    ]
+    hole = scripted.points("insert_rows_per_second")[19:40]
+    assert [at for at, _ in hole] == pytest.approx(list(range(20, 41)))
+    assert [rate for _, rate in hole] == pytest.approx([1200 / 21] * 21)
     assert scripted.probe.series["batches_accepted_per_second"].statistics()["mean"] == pytest.approx(4000 / 50)
     assert [at for at, _ in scripted.points("subscribers_connected") if 20 <= at < 40] == []
+
+
+def old_server(replayed: float, quick: float, slow: float, rows: float) -> Sample:
+    """A scrape of a server with so many replayed rows, flushes under 0.1 s and longer ones, and stored rows."""
+    bucket = f"{FLUSHES}_bucket"
+    return stored(rows) | {
+        ("seatrial_rows_replayed_total", ""): replayed,
+        (bucket, "0.1"): quick,
+        (bucket, "1.0"): quick + slow,
+        (bucket, "+Inf"): quick + slow,
+    }
+
+
+@pytest.mark.parametrize("answers_at_once", [True, False])
+async def test_what_a_server_counted_before_the_run_is_not_the_runs(
+    monkeypatch: pytest.MonkeyPatch, answers_at_once: bool
+) -> None:
+    """Replays and flushes count from the beginning, without a warm-up too, and over a restart that only counters tell of."""
+    scripted = Scripted(monkeypatch)
+    before = old_server(replayed=500, quick=1000, slow=50, rows=1e6)
+    await scripted.look(-1, before if answers_at_once else None)
+    scripted.probe.warmed_up()
+    await scripted.look(0, before)
+    assert scripted.probe.total("seatrial_rows_replayed_total") == 0
+    assert scripted.probe.flushes().count == 0
+
+    await scripted.look(1, old_server(replayed=503, quick=1010, slow=50, rows=1e6 + 100))
+    await scripted.look(2, old_server(replayed=1, quick=4, slow=0, rows=40))  # another process
+    await scripted.look(3, old_server(replayed=2, quick=8, slow=0, rows=140))
+
+    assert scripted.probe.total("seatrial_rows_replayed_total") == 3 + 2
+    assert scripted.probe.flushes().count == 10 + 8
+    assert scripted.probe.flushes().statistics()["max"] <= 101
+    assert scripted.points("insert_rows_per_second") == [(1, 100), (2, 40), (3, 100)]
 
 
 async def test_a_running_server_fills_its_series(server: RunningServer) -> None:
