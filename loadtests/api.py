@@ -136,6 +136,7 @@ class Api:
             answer = Answer(response.status_code, response.headers or {}, response.content or b"")
             if answer.status in expect:
                 response.success()
+                self._measurements.answered()
             else:
                 problem = answer.problem()
                 wanted = " or ".join(map(str, expect))

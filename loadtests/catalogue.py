@@ -193,6 +193,13 @@ METRICS: dict[str, Metric] = {
         (),
         _BROWSERS,
     ),
+    "live_errors": Metric(
+        "",
+        "count",
+        "Live sockets that did not open, fell silent or were closed by the server, and errors that it told on them.",
+        (),
+        (*_BROWSERS, "actions.operators"),
+    ),
     "trespasses": Metric(
         "",
         "count",
@@ -213,6 +220,13 @@ METRICS: dict[str, Metric] = {
         "Answers of the API that break a promise, attempts that must be denied and were not.",
         (),
         _API_USERS,
+    ),
+    "api_errors": Metric(
+        "",
+        "count",
+        "Requests without a good answer, and actions whose outcome did not become known in time.",
+        (),
+        _USERS,
     ),
     "turns_skipped": Metric(
         "", "count", "Turns that simulated users left out because the one before took too long.", (), _API_USERS
@@ -253,8 +267,8 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     ),
     "users.json": (
         *LATENCIES, "chart_query_ms", "log_lines_downloaded", "live_messages", "live_foreign", "live_violations",
-        "trespasses", "live_checks", "live_samples_overtaken", "live_gaps", "live_lines_dropped", "slow_closed",
-        "browser_clock_offset_ms", "browser_clock_error_ms", "api_violations", "turns_skipped",
+        "live_errors", "trespasses", "live_checks", "live_samples_overtaken", "live_gaps", "live_lines_dropped",
+        "slow_closed", "browser_clock_offset_ms", "browser_clock_error_ms", "api_violations", "api_errors", "turns_skipped",
     ),
     "findings.json": ("ledger_missing", "ledger_foreign", "ledger_altered", "ledger_verified_fraction"),
     "audit.json": ("audit_missing", "audit_duplicate", "audit_wrong", "actions_executed_twice"),

@@ -104,6 +104,8 @@ class Operator:
                 attempt.over = self._follow(attempt)
             else:
                 attempt.over = attempt.denied
+                if not attempt.denied:  # never answered
+                    self._measurements.took("action_round_trip_ms", due_us)
         finally:  # also where the run ends in the middle: what is known counts
             self._log.write(attempt)
         if step.kind == "stop" and attempt.state == "succeeded":
@@ -187,6 +189,7 @@ class Operator:
         while attempt.state not in FINAL_STATES:
             if (now := time.monotonic()) >= end:
                 self._fail("action_unknown", f"action {attempt.action_id}: {attempt.state} after {OUTCOME_SECONDS:g} s")
+                self._measurements.took("action_round_trip_ms", attempt.at_us)  # so long it took at least
                 return False
             if now >= ask_at:
                 ask_at = now + POLL_SECONDS

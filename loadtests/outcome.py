@@ -1,6 +1,6 @@
 """What a run gathers while it goes on, and the result that is made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from loadtests.network import Network
 from loadtests.phases import phases
 from loadtests.probes.looks import Looks
 from loadtests.prunings import latencies
-from loadtests.recorded import catalogue, clocks_apart
+from loadtests.recorded import Recorded, catalogue, clocks_apart
 from loadtests.recorded import timed as users_timed
 from loadtests.result import Course, FaultDone, Result, summarise
 from loadtests.result_file import write_whole
@@ -256,6 +256,8 @@ class Outcome:
         found = catalogue(recorded)
         self.measured.update({name: found[name] for name in found if measurable(name, self.scenario)})
         self.invalid += clocks_apart(found)
+        if self.aborted is None:  # a run that was ended early may have been too short for them
+            self.invalid += unanswered(self.scenario, recorded)
         self.timed.update(
             {name: times for name, times in users_timed(recorded).items() if measurable(name, self.scenario)}
         )
@@ -271,3 +273,13 @@ class Outcome:
 
     def _write(self, name: str, found: Findings | AuditFindings | ChartFindings) -> None:
         write_whole(self.directory / name, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+
+
+def unanswered(scenario: Scenario, recorded: Sequence[Recorded]) -> list[str]:
+    """Why the figures of users say nothing: the server never gave them anything; empty: it did."""
+    found = []
+    if measurable("live_messages", scenario) and not any(one.messages for one in recorded):
+        found.append("browsers got no live message at all")
+    if measurable("api_violations", scenario) and not any(one.answers for one in recorded):
+        found.append("users of the API got no good answer at all")
+    return found

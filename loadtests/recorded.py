@@ -55,6 +55,12 @@ API_VIOLATIONS = (
 )  # fmt: skip
 """The same for the API."""
 
+LIVE_ERRORS = ("error", "silent", "refused", "closed")
+"""Failures on the live socket that an outage explains, and nothing else does."""
+
+API_ERRORS = ("http", "action_unknown")
+"""The same for the API."""
+
 CHART_RANGES = ("15m", "1h", "6h", "24h")
 """The ranges of a chart; each has a latency of its own."""
 
@@ -104,6 +110,8 @@ class Recorded(Struct, kw_only=True):
     """Attempts to see another organisation's."""
     foreign: int = 0
     """Frames about something that was not asked for: a leak between organisations shows here."""
+    answers: int = 0
+    """Good answers of the API, to whatever user."""
     downloaded_lines: int = 0
     downloaded_bytes: int = 0
     """Of log downloads, as they came."""
@@ -171,11 +179,15 @@ class Measurements:
         )  # fmt: skip
 
     def took(self, name: str, since_us: int) -> None:
-        """Something of `LATENCIES` ended now that was meant to begin at a time in Unix microseconds."""
+        """Something of `LATENCIES` ended now, well or not, that was meant to begin at a time in Unix microseconds."""
         microseconds = now_us() - since_us
         if since_us >= self._measured_from_us:
             self._latencies[name].record_us(microseconds)
         self._intervals[name].record(microseconds, since_us)
+
+    def answered(self) -> None:
+        """The API gave a good answer."""
+        self._recorded.answers += 1
 
     def downloaded(self, lines: int, size_bytes: int) -> None:
         """A log was downloaded."""
@@ -297,6 +309,8 @@ def catalogue(recorded: Iterable[Recorded]) -> dict[str, Latency | float]:
             "trespasses": float(sum(one.trespasses for one in every)),
             "live_violations": _failures(every, LIVE_VIOLATIONS),
             "api_violations": _failures(every, API_VIOLATIONS),
+            "live_errors": _failures(every, LIVE_ERRORS),
+            "api_errors": _failures(every, API_ERRORS),
             "log_lines_downloaded": float(sum(one.downloaded_lines for one in every)),
             "turns_skipped": float(sum(one.skipped for one in every)),
         }

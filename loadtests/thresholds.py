@@ -29,6 +29,17 @@ ALWAYS: tuple[Threshold, ...] = (
 )
 """Judged in every run that can measure them, whatever the scenario says: it can be stricter, never laxer."""
 
+UNLESS_SET: tuple[Threshold, ...] = (
+    Threshold(metric="batches_unsettled", stat="count", op="==", limit=0),
+    Threshold(metric="api_errors", stat="count", op="==", limit=0),
+    Threshold(metric="live_errors", stat="count", op="==", limit=0),
+)
+"""Judged in every run that can measure them, where the scenario has no bound of its own on the same statistic."""
+
+_EXPLAINED_BY_OUTAGES = frozenset({"api_errors", "live_errors"})
+_OUTAGES = frozenset({"server", "postgres", "network"})
+"""Parts whose faults users feel as failed requests and closed sockets."""
+
 _CORRECTNESS = frozenset(threshold.metric for threshold in ALWAYS)
 
 Measured = Mapping[str, Latency | Series | float]
@@ -120,7 +131,7 @@ def judge(
     phases: Phases = NO_PHASES,
     aborted: Aborted | None = None,
 ) -> list[Judged]:
-    """Judge the thresholds of `ALWAYS` and then the scenario's own, in their order.
+    """Judge the thresholds of `ALWAYS`, those of `UNLESS_SET` and then the scenario's own, in their order.
 
     A threshold on a metric without samples has failed.
 
@@ -135,9 +146,9 @@ def judge(
         ValueError: `measured` holds a name that is no metric, or a metric measured as another kind.
     """
     statistics = {name: statistics_of(name, measurement) for name, measurement in measured.items()}
-    always = [threshold for threshold in ALWAYS if not _mistake(threshold, scenario)]
+    defaults = [threshold for threshold in (*ALWAYS, *_unless_set(scenario)) if not _mistake(threshold, scenario)]
     judged = []
-    for threshold in dict.fromkeys((*always, *scenario.thresholds)):
+    for threshold in dict.fromkeys((*defaults, *scenario.thresholds)):
         if aborted is not None and threshold == aborted.threshold:
             judged.append(_failed(threshold, aborted))
         elif threshold.phase:
@@ -145,6 +156,15 @@ def judge(
         else:
             judged.append(_judge(threshold, statistics.get(threshold.metric, {})))
     return judged
+
+
+def _unless_set(scenario: Scenario) -> Iterator[Threshold]:
+    """Those of `UNLESS_SET` that the scenario neither bounds itself nor explains by what it breaks."""
+    own = {threshold.key for threshold in scenario.thresholds}
+    outage = any(fault.part in _OUTAGES for fault in scenario.faults)
+    for threshold in UNLESS_SET:
+        if threshold.key not in own and not (outage and threshold.metric in _EXPLAINED_BY_OUTAGES):
+            yield threshold
 
 
 def phase_measurements(

@@ -74,8 +74,11 @@ def test_charts_are_read_range_by_range() -> None:
     ],
 )  # fmt: skip
 def test_a_chart_that_is_none_is_told(answer: Any, failure: str) -> None:
-    """Arrays of different lengths, another form, no answer."""
-    assert charts(answer, 1)[0].failures == [failure]
+    """Arrays of different lengths, another form, no answer. The time that it took counts all the same."""
+    recorder, _ = charts(answer, 1)
+
+    assert recorder.failures == [failure]
+    assert recorder.measurements._latencies["chart_query_15m_ms"].count == 1
 
 
 @pytest.mark.parametrize(("warm_up", "state", "failures"), [
@@ -128,6 +131,17 @@ def test_a_wrong_log_is_told(lines: str, failure: str) -> None:
     downloader.turn(now_us())
 
     assert recorder.failures == [failure]
+
+
+def test_a_download_that_failed_took_its_time() -> None:
+    """The slowest answers are those that never came: they stay in the percentiles."""
+    recorder, fake = Recorder(), client(lambda _: FakeResponse(0, b""))
+    downloader = LogDownloader(recorder.api(fake), recorder.measurements)
+    downloader.prepare()
+    downloader.turn(now_us() - 30_000_000)
+
+    assert recorder.failures == ["http"]
+    assert recorder.measurements._latencies["log_download_ms"].statistics()["p50"] >= 29_900
 
 
 def entry(number: int) -> dict[str, Any]:

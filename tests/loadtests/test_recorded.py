@@ -88,6 +88,19 @@ def test_broken_promises_of_the_api_are_counted_apart(tmp_path: Path) -> None:
     assert (found["api_violations"], found["live_violations"]) == (2, 1)
 
 
+def test_every_failure_is_judged_somewhere(tmp_path: Path) -> None:
+    """Each kind counts in exactly one metric that is judged by default, so that none passes unseen."""
+    measurements = Measurements(lambda **_: None)
+    for kind in FAILURES:
+        measurements.failure(kind, "x")
+    measurements.write(tmp_path / "m.json")
+    found = catalogue([read_measurements(tmp_path / "m.json")])
+
+    counted = ("live_violations", "api_violations", "live_errors", "api_errors", "live_foreign")
+    assert (found["live_errors"], found["api_errors"]) == (4, 2)
+    assert sum(float(str(found[name])) for name in counted) == len(FAILURES)
+
+
 def test_no_process_makes_empty_metrics() -> None:
     """Without a file there are no samples, and so no pass."""
     found = catalogue([])

@@ -32,6 +32,9 @@ SOUND: dict[str, Latency | Series | float] = {
     "ledger_verified_fraction": 1.0,
     "live_foreign": 0,
     "live_violations": 0,
+    "batches_unsettled": 0,
+    "api_errors": 0,
+    "live_errors": 0,
 }
 
 

@@ -8,6 +8,7 @@ from loadtests.catalogue import METRICS, SOURCES, STATISTICS
 from loadtests.measure import Latency, Series
 from loadtests.thresholds import (
     ALWAYS,
+    UNLESS_SET,
     Aborted,
     Judged,
     Measured,
@@ -34,7 +35,11 @@ SOUND: dict[str, Latency | Series | float] = {
     "audit_wrong": 0,
     "actions_executed_twice": 0,
     "actions_sent_twice": 0,
+    "batches_unsettled": 0,
+    "api_errors": 0,
+    "live_errors": 0,
 }
+DEFAULTS = len(ALWAYS) + len(UNLESS_SET)
 
 
 def scenario(
@@ -144,14 +149,15 @@ def test_the_defaults_are_always_judged(tmp_path: Path) -> None:
         ("actions_executed_twice.count", "== 0"),
         ("actions_sent_twice.count", "== 0"),
     ]
-    assert [one.passed for one in judged] == [False] + [True] * 13
+    assert [one.passed for one in judged] == [False] + [True] * (DEFAULTS - 1) + [True]
 
 
 def test_a_run_without_browsers_is_not_judged_by_them(tmp_path: Path) -> None:
     """Where nobody watches, what browsers would have seen is no threshold."""
     judged = judge(scenario(tmp_path, ui=0, operators=0, charts=0), SOUND)
 
-    assert {one.metric for one in judged} == {metric for metric in SOUND if metric.startswith("ledger_")}
+    ledger = {metric for metric in SOUND if metric.startswith("ledger_")}
+    assert {one.metric for one in judged} == {*ledger, "batches_unsettled"}
 
 
 def test_a_run_without_operators_is_not_judged_by_the_audit_log(tmp_path: Path) -> None:
@@ -161,6 +167,8 @@ def test_a_run_without_operators_is_not_judged_by_the_audit_log(tmp_path: Path) 
     assert [one.metric for one in judged if not one.metric.startswith("ledger_")] == [
         "api_violations",
         "charts_wrong",
+        "batches_unsettled",
+        "api_errors",
     ]
 
 
@@ -180,7 +188,42 @@ def test_one_wrong_audit_row_is_a_matter_of_correctness(tmp_path: Path, metric: 
 
 def test_a_threshold_given_twice_is_judged_once(tmp_path: Path) -> None:
     """A scenario that repeats a default makes no second line."""
-    assert len(judge(scenario(tmp_path, 'ledger_missing.count = "== 0"'), SOUND)) == len(ALWAYS)
+    assert len(judge(scenario(tmp_path, 'ledger_missing.count = "== 0"'), SOUND)) == DEFAULTS
+
+
+@pytest.mark.parametrize("metric", ["batches_unsettled", "api_errors", "live_errors"])
+def test_what_failed_fails_a_run_that_did_not_ask(tmp_path: Path, metric: str) -> None:
+    """Batches that were never acked and failed requests and sockets are judged, and are no matter of correctness."""
+    judged = by_key(judge(scenario(tmp_path), SOUND | {metric: 2}))[f"{metric}.count"]
+
+    assert (judged.passed, judged.reason, judged.correctness) == (False, "2 is not == 0", False)
+
+
+@pytest.mark.parametrize("metric", ["batches_unsettled", "api_errors", "live_errors"])
+def test_a_scenario_may_allow_what_failed(tmp_path: Path, metric: str) -> None:
+    """Its own bound on the same statistic takes the place of the default."""
+    judged = judge(scenario(tmp_path, f'{metric}.count = "< 5"'), SOUND | {metric: 2})
+
+    assert [(one.limit, one.passed) for one in judged if one.metric == metric] == [("< 5", True)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "explained"),
+    [('server_term"\n', True), ('postgres_kill"\n', True), ('resets"\n', True), ('disconnect"\nagents = 1\n', False)],
+)
+def test_an_outage_explains_failed_requests_and_unacked_batches_never(
+    tmp_path: Path, kind: str, explained: bool
+) -> None:
+    """Faults of server, Postgres and network take the users' errors out; those of the fleet's own agents do not."""
+    path = tmp_path / "x.toml"
+    path.write_text(
+        'question = "q"\nduration = "30s"\n[ui]\nsubscribers = 1\nchart_readers = 1\n[server]\nrestart = true\n'
+        f'[[fault]]\nat = "5s"\nkind = "{kind}'
+    )
+    judged = {one.metric for one in judge(load(path), SOUND)}
+
+    assert {"api_errors", "live_errors"} & judged == (set() if explained else {"api_errors", "live_errors"})
+    assert "batches_unsettled" in judged
 
 
 def test_values_are_judged_with_a_reason(tmp_path: Path) -> None:
@@ -195,7 +238,7 @@ def test_values_are_judged_with_a_reason(tmp_path: Path) -> None:
     measured = SOUND | {"ack_latency_ms": latency, "table_bytes": Series([(1, 9.0), (2, 7.0)]), "resends": 0}
     judged = by_key(judge(scenario(tmp_path, *thresholds), measured))
 
-    assert [one.passed for one in judged.values()][len(ALWAYS) :] == [True, True, False, True, False, False]
+    assert [one.passed for one in judged.values()][DEFAULTS:] == [True, True, False, True, False, False]
     assert judged["ack_latency_ms.p50"].reason == ""
     assert judged["ack_latency_ms.p50"].unit == "ms"
     assert judged["ack_latency_ms.count"].unit == ""
@@ -292,7 +335,7 @@ def test_some_metrics_are_about_correctness(tmp_path: Path) -> None:
     """The ledger's metrics and what browsers must never see decide about data, every other about speed."""
     judged = judge(scenario(tmp_path, 'ack_latency_ms.p99 = "< 1"'), SOUND | {"live_foreign": 1})
 
-    assert [one.correctness for one in judged] == [True] * len(ALWAYS) + [False]
+    assert [one.correctness for one in judged] == [True] * len(ALWAYS) + [False] * (len(UNLESS_SET) + 1)
     assert not judged[4].passed
 
 

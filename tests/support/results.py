@@ -24,6 +24,7 @@ MACHINE = Environment(
 )  # fmt: skip
 SOUND: Mapping[str, Latency | Series | float] = {
     "ledger_missing": 0, "ledger_foreign": 0, "ledger_altered": 0, "ledger_verified_fraction": 1.0,
+    "batches_unsettled": 0,
 }  # fmt: skip
 TEXT = """
 question = 'QUESTION'
