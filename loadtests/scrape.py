@@ -85,7 +85,7 @@ class Totals:
         self._current = sample
 
     def update(self, sample: Sample) -> None:
-        """Take a scrape of the process that runs; a counter that fell says that it is another than before."""
+        """Take a scrape of the process that runs; if one of its own counters fell, it is another than before."""
         if any(sample.get(key, 0.0) < value for key, value in self._current.items() if key[0].endswith(_RISE_ONLY)):
             self.restarted()
         self._current = sample

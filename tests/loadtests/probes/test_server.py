@@ -70,6 +70,7 @@ def old_server(replayed: float, quick: float, slow: float, rows: float) -> Sampl
     bucket = f"{FLUSHES}_bucket"
     return stored(rows) | {
         ("seatrial_rows_replayed_total", ""): replayed,
+        ("seatrial_wal_bytes_total", ""): -rows,  # of Postgres: falls without a restart of the server
         (bucket, "0.1"): quick,
         (bucket, "1.0"): quick + slow,
         (bucket, "+Inf"): quick + slow,
