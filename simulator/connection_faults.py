@@ -46,20 +46,20 @@ class HalfOpen(FleetFault):
         for victim in self.victims:
             for link in victim.links:
                 self.counts["connections"] += 1
+                self.strike(link)
                 link.silence()
 
     def end(self) -> None:
         """What nobody has given up is cut."""
         for victim in self.victims:
             for link in tuple(victim.links):
-                if link.silent:
+                if self in link.struck_by:
                     self.counts["cut_at_its_end"] += 1
                     link.abort()
 
-    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
         """Its frames are lost for good now."""
-        if link.silent:
-            self.counts["lost_frames"] += link.lost_frames
+        self.counts["lost_frames"] += link.lost_frames
 
 
 class UnreadAcks(FleetFault):
@@ -70,15 +70,17 @@ class UnreadAcks(FleetFault):
         for victim in self.victims:
             for link in victim.links:
                 self.counts["connections"] += 1
+                self.strike(link)
                 link.stop_reading()
 
     def end(self) -> None:
         """Read again, where the connection still stands."""
         for victim in self.victims:
             for link in tuple(victim.links):
-                link.read_again()
+                if self in link.struck_by:
+                    link.read_again()
 
-    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
         """It did not outlast the fault."""
         if self.active:
             self.counts["lost_connections"] += 1
@@ -106,13 +108,14 @@ class SlowLink(FleetFault):
             for link in tuple(victim.links):
                 self.counts["delayed_frames"] += link.speed_up()
 
-    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
         """It did not outlast the fault."""
         if self.active:
             self.counts["delayed_frames"] += link.speed_up()
 
     def _slow_down(self, link: ImpairedLink) -> None:
         self.counts["connections"] += 1
+        self.strike(link)
         link.slow_down(self.fault.bytes_per_second, self.fault.latency_seconds)
 
 
@@ -120,22 +123,23 @@ class TokenExpiry(FleetFault):
     """Tokens run out under their connections."""
 
     counted = "expired"
+    refusal = CloseCode.TOKEN_EXPIRED
 
     def begin(self) -> None:
         """Let the agents dial again, as they do when the server tells that their token expires."""
         for victim in self.victims:
             if victim.link is not None:
-                victim.token_seconds = round(self.fault.for_seconds)
+                victim.token = round(self.fault.for_seconds), self
                 victim.link.on_frame(None, encode(TokenExpiring(expires_at=self.services.now_us())))
 
     def opened(self, victim: Victim, link: ImpairedLink) -> None:
-        """The first one after the fault began has the short token."""
-        if victim.token_seconds is not None:
+        """The first one that was dialled after the fault began has the short token."""
+        if self in link.struck_by:
             self.counts["short_tokens"] += 1
-            victim.token_seconds = None
+            victim.token = None
             link.ignores_expiry = True
 
-    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
         """The server noticed, or did not."""
-        if link.ignores_expiry and by_peer and code == CloseCode.TOKEN_EXPIRED:
+        if self.refused(link, code, by_peer=by_peer):
             self.counts["expired"] += 1

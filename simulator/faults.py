@@ -125,12 +125,18 @@ class Faults:
 
     def session_for(self, agent: int, session: Session) -> Session:
         """The session under which an agent's dial goes."""
-        return ImpairedLink(agent, session, self) if agent in self._victims else session
+        victim = self._victims.get(agent)
+        if victim is None:
+            return session
+        link = ImpairedLink(agent, session, self)
+        if victim.token is not None:
+            victim.token[1].strike(link)
+        return link
 
     def token_seconds(self, agent: int) -> int | None:
-        """How long the token of this dial lives; None: as long as any."""
+        """How long the token of an agent's own dial lives; None: as long as any."""
         victim = self._victims.get(agent)
-        return None if victim is None else victim.token_seconds
+        return None if victim is None or victim.token is None else victim.token[0]
 
     def holds(self, agent: int, dial: Callable[[], None]) -> bool:
         """Whether an agent's dial has to wait; then it comes later."""
@@ -155,8 +161,8 @@ class Faults:
         victim = self._victims[link.agent]
         victim.links.remove(link)
         for fault in self._of[link.agent]:
-            if fault.begun_us is not None:
-                fault.closed(victim, link, code, by_peer=by_peer)
+            if fault in link.struck_by:
+                fault.closed(link, code, by_peer=by_peer)
 
     def _struck(self, plan: Plan, place: int, fault: Fault) -> list[Victim]:
         """Whom a fault strikes of this shard. All shards choose of the whole fleet, so together they strike so many."""

@@ -128,7 +128,7 @@ class Fleet:
         self._settle_seconds = settle_seconds
         self._chance = chance or random.Random().random
         self._changed: list[Delivery] = []
-        self._wanted: deque[tuple[int, Session, _Failed]] = deque()
+        self._wanted: deque[tuple[int, Session, _Failed, int]] = deque()
         self._dial_wanted = asyncio.Event()
         self._dials: set[asyncio.Task[None]] = set()
         self._settled = asyncio.Event()
@@ -433,12 +433,16 @@ class Fleet:
     def dial(self, agent: int, session: Session, failed: _Failed) -> None:
         """See `Services`."""
         session = self.faults.session_for(agent, session)
-        if not self.faults.holds(agent, lambda: self.dial_besides(agent, session, failed)):
-            self.dial_besides(agent, session, failed)
+        lifetime_seconds = self.faults.token_seconds(agent) or self.plan.token_seconds
+        if not self.faults.holds(agent, lambda: self._want(agent, session, failed, lifetime_seconds)):
+            self._want(agent, session, failed, lifetime_seconds)
 
     def dial_besides(self, agent: int, session: Session, failed: _Failed) -> None:
         """See `FaultServices`."""
-        self._wanted.append((agent, session, failed))
+        self._want(agent, session, failed, self.plan.token_seconds)
+
+    def _want(self, agent: int, session: Session, failed: _Failed, lifetime_seconds: int) -> None:
+        self._wanted.append((agent, session, failed, lifetime_seconds))
         self._dial_wanted.set()
 
     async def _begin_dials(self) -> None:
@@ -452,9 +456,8 @@ class Fleet:
                     task.add_done_callback(self._dialled)
                 await asyncio.sleep(0)
 
-    async def _dial(self, agent: int, session: Session, failed: _Failed) -> None:
+    async def _dial(self, agent: int, session: Session, failed: _Failed, lifetime_seconds: int) -> None:
         plan = self.plan
-        lifetime_seconds = self.faults.token_seconds(agent) or plan.token_seconds
         org = organisation(plan.org, plan.organisations, agent)
         token = agent_token(plan.secret, org, host_id(agent), lifetime_seconds, kid=plan.kid)
         try:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from server.protocol.close_codes import CloseCode
 from simulator.agent import Agent
 from simulator.fault_report import missed
 from simulator.impaired_link import ImpairedLink
@@ -27,17 +28,17 @@ class Victim:
         agent: the agent.
         links: its connections, the newest last.
         held: dials that wait until a fault is over; None: none has to.
-        token_seconds: how long the token of its next dial lives; None: as long as any.
+        token: how many seconds the token of its next dial lives, and which fault wants it so; None: as long as any.
     """
 
-    __slots__ = ("agent", "held", "links", "number", "token_seconds")
+    __slots__ = ("agent", "held", "links", "number", "token")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.agent: Agent
         self.links: list[ImpairedLink] = []
         self.held: list[Callable[[], None]] | None = None
-        self.token_seconds: int | None = None
+        self.token: tuple[int, FleetFault] | None = None
 
     @property
     def link(self) -> ImpairedLink | None:
@@ -61,6 +62,8 @@ class FleetFault:
 
     counted = "connections"
     """The one of `counts` that says whether, and how often, it happened."""
+    refusal: CloseCode | None = None
+    """The close code that the server owes a connection that it struck; None: none."""
     lasts = False
     """Whether it says itself when it is over, though it takes no `for`."""
 
@@ -87,11 +90,20 @@ class FleetFault:
     def end(self) -> None:
         """What lasts is over."""
 
+    def strike(self, link: ImpairedLink) -> None:
+        """Note that a connection is struck: the fault hears of its end."""
+        if self not in link.struck_by:
+            link.struck_by.append(self)
+
+    def refused(self, link: ImpairedLink, code: int, *, by_peer: bool) -> bool:
+        """Whether the server closed a connection for what this fault did, and no newer one that it answers so."""
+        return by_peer and link.blamed(code) is self
+
     def opened(self, victim: Victim, link: ImpairedLink) -> None:
         """A connection of a victim opened, at any time after the fault began."""
 
-    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
-        """A connection of a victim is gone, at any time after the fault began."""
+    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+        """A connection that the fault struck is gone."""
 
     def report(self) -> dict[str, Any]:
         """As it stands in the fleet's report."""

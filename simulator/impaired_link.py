@@ -25,6 +25,14 @@ class Watcher(Protocol):
         """It is gone; the agent has not heard of it yet."""
 
 
+class Striker(Protocol):
+    """What strikes links."""
+
+    @property
+    def refusal(self) -> CloseCode | None:
+        """The close code that the server owes a link that it struck; None: none."""
+
+
 class SlowWay:
     """One direction of a slow link: frames leave in order, each when it would have come through.
 
@@ -97,12 +105,12 @@ class ImpairedLink:
         lost_frames: that the agent sent and that never left.
         unread_frames: that came while the agent did not read, and wait for it.
         ignores_expiry: whether the agent is not told that its token expires.
-        blames_itself: whether the next 1009 is for a frame that was no batch of the agent.
+        struck_by: what struck it, the newest last.
     """
 
     __slots__ = (
-        "_down", "_link", "_lost_bytes", "_session", "_silent", "_unread", "_up", "_watcher", "agent", "blames_itself",
-        "closing", "ignores_expiry", "lost_frames",
+        "_down", "_link", "_lost_bytes", "_session", "_silent", "_unread", "_up", "_watcher", "agent", "closing",
+        "ignores_expiry", "lost_frames", "struck_by",
     )  # fmt: skip
 
     def __init__(self, agent: int, session: Session, watcher: Watcher) -> None:
@@ -117,7 +125,11 @@ class ImpairedLink:
         self.closing = False
         self.lost_frames = 0
         self.ignores_expiry = False
-        self.blames_itself = False
+        self.struck_by: list[Striker] = []
+
+    def blamed(self, code: int) -> Striker | None:
+        """What struck it that the server answers with this close code; of several the newest."""
+        return next((striker for striker in reversed(self.struck_by) if striker.refusal == code), None)
 
     # ------------------------------------------------------------ what makes it fail, and well again
 
@@ -244,7 +256,7 @@ class ImpairedLink:
         self._link = None
         self._watcher.closed(self, code, by_peer=by_peer)
         # The agent knows that no batch of its own was too big: it need not look for one to drop.
-        blamed = self.blames_itself and code == CloseCode.MESSAGE_TOO_BIG
+        blamed = code == CloseCode.MESSAGE_TOO_BIG and self.blamed(code) is not None
         self._session.on_close(self, code, reason, by_peer=by_peer and not blamed)
 
     def _arrived(self, way: SlowWay, data: bytes) -> None:

@@ -34,18 +34,20 @@ class MalformedFrames(FleetFault):
     """Agents send nonsense."""
 
     counted = "frames"
+    refusal = CloseCode.BAD_REQUEST
 
     def begin(self) -> None:
         """Send."""
         for victim in self.victims:
             if (link := victim.link) is not None:
+                self.strike(link)
                 for data in islice(cycle(MALFORMED), self.fault.frames):
                     self.counts["frames"] += 1
                     link.send(data)
 
-    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
         """The server had enough."""
-        if by_peer and code == CloseCode.BAD_REQUEST:
+        if self.refused(link, code, by_peer=by_peer):
             self.counts["closed"] += 1
 
 
@@ -53,6 +55,7 @@ class OversizedFrames(FleetFault):
     """Agents send a frame over the server's limit."""
 
     counted = "frames"
+    refusal = CloseCode.MESSAGE_TOO_BIG
 
     def begin(self) -> None:
         """Send."""
@@ -61,12 +64,12 @@ class OversizedFrames(FleetFault):
                 over = victim.agent.delivery.max_frame_bytes + 1
                 head, tail = b'{"type":"heartbeat","at":1,"padding":"', b'"}'
                 self.counts["frames"] += 1
-                link.blames_itself = True
+                self.strike(link)
                 link.send(head + b"x" * (over - len(head) - len(tail)) + tail)
 
-    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
         """The server refused it."""
-        if link.blames_itself and by_peer and code == CloseCode.MESSAGE_TOO_BIG:
+        if self.refused(link, code, by_peer=by_peer):
             self.counts["closed"] += 1
 
 
@@ -74,17 +77,19 @@ class WindowFlood(FleetFault):
     """Agents send past their window."""
 
     counted = "past_window"
+    refusal = CloseCode.RATE_LIMITED
 
     def begin(self) -> None:
         """Send."""
         for victim in self.victims:
             if victim.link is not None:
+                self.strike(victim.link)
                 self.counts["batches"] += self.fault.frames
                 self.counts["past_window"] += victim.agent.delivery.flood(self.fault.frames)
 
-    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
         """The server had enough."""
-        if by_peer and code == CloseCode.RATE_LIMITED:
+        if self.refused(link, code, by_peer=by_peer):
             self.counts["closed"] += 1
 
 
@@ -92,11 +97,14 @@ class FrameFlood(FleetFault):
     """Agents send heartbeats without end, nearly."""
 
     counted = "frames"
+    refusal = CloseCode.RATE_LIMITED
     lasts = True
 
     def begin(self) -> None:
         """Begin to send."""
         self._left = {victim.link: self.fault.frames for victim in self.victims if victim.link is not None}
+        for link in self._left:
+            self.strike(link)
         self._send()
 
     def _send(self) -> None:
@@ -115,10 +123,10 @@ class FrameFlood(FleetFault):
         else:
             self.ended_us = self.services.now_us()
 
-    def closed(self, victim: Victim, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
+    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
         """It takes no more."""
         self._left.pop(link, None)
-        if self.ended_us is None and by_peer:
+        if self.refused(link, code, by_peer=by_peer):
             self.counts["closed"] += 1
 
 

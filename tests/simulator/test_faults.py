@@ -220,6 +220,45 @@ async def test_a_token_runs_out_and_the_agent_takes_a_new_one(monkeypatch: pytes
     assert (fleet.counts.takeovers, fleet.counts.closes[4001]) == (1, 1)
 
 
+async def test_two_expiries_of_one_agent_count_each_its_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fault has one token of its own, and the close of the connection that had it; the other's says nothing to it."""
+    monkeypatch.setattr("simulator.agent.TAKEOVER_SECONDS", 0.0)
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome(
+            acked_seq=max((batch.seq for p in server.peers[:-1] for batch in p.all_of(Batch)), default=0)
+        )
+        if peer.claims["exp"] - peer.claims["iat"] < 10:  # type: ignore[operator]
+            await peer.next(Batch)
+            await peer.close(4001)
+        await peer.ack_all()
+
+    planned = tuple(
+        Fault(at_seconds=at, kind="token_expiry", for_seconds=1, fraction=1) for at in (0.3, 1.5)
+    )  # the second one's place among the dials is after the first one's close
+    async with fake_server(script) as server, running_fleet(server, faults=planned) as fleet:
+        await eventually(lambda: len(server.peers) == 5 and all(f.ended_us is not None for f in fleet.faults.faults))
+
+    assert [dict(fault.counts) for fault in fleet.faults.faults] == [{"short_tokens": 1, "expired": 1}] * 2
+
+
+async def test_two_half_open_faults_of_one_agent_count_each_its_own_frames() -> None:
+    """What the second one swallowed is not added to the first one's."""
+    planned = parse_faults(
+        ("half_open:at=300ms,for=400ms,fraction=1", "half_open:at=1.5s,for=800ms,fraction=1"), None, 1
+    )
+    lost = []
+    async with fake_server() as server, running_fleet(server, faults=planned) as fleet:
+        first, second = fleet.faults.faults
+        await eventually(lambda: first.counts["lost_frames"] > 0 and second.active)
+        lost.append(first.counts["lost_frames"])
+        await eventually(lambda: second.counts["lost_frames"] > 0)
+
+    assert second.counts["cut_at_its_end"] == 1
+    assert [first.counts["lost_frames"]] == lost
+    assert [fault.happened for fault in fleet.faults.faults] == [1, 1]
+
+
 # ---------------------------------------------------------------- what agents say
 
 
