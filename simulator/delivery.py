@@ -1,5 +1,7 @@
 """An agent's batches: produced per tick, sent within the window, held until acknowledged, accounted for in the ledger."""
 
+from collections.abc import Iterator
+
 from server.protocol.codec import encode
 from server.protocol.error_codes import RejectReason
 from server.protocol.messages import Ack, Batch, Metric, Rejected, Welcome, Window
@@ -260,6 +262,13 @@ class Delivery:
                 services.acked(self._number, host.due(tick), at_us)
         host.forget(spool.tick_of(spool.first) if spool else self.tick)
         self._note()
+
+    def waiting_since(self) -> Iterator[int]:
+        """When each batch that is held was due, Unix microseconds; those without rows are left out."""
+        spool, host = self._spool, self._host
+        for seq in range(spool.first, spool.produced + 1):
+            if not (self._hollow and self._is_hollow(seq)):
+                yield host.due(spool.tick_of(seq))
 
     # ------------------------------------------------------------ the ledger
 

@@ -84,7 +84,7 @@ class Fleet:
 
     Attributes:
         counts: totals.
-        ack_latency: from the time a batch was due to its acknowledgement.
+        ack_latency: from the time a batch was due to its acknowledgement; without one, to the fleet's end.
         bystander_ack_latency: the same, of the agents that no fault of the fleet strikes; empty where there is no fault.
         faults: the fleet's own.
         schedule_lag: from the time a tick was due to its production.
@@ -168,6 +168,7 @@ class Fleet:
                 self._note_connections()
                 await _cancel(tasks[1], *self._dials)
                 await self._leave()
+                self._note_unacked()
         finally:
             self.faults.stop()
             for agent in self.agents:
@@ -341,6 +342,13 @@ class Fleet:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._all_gone.wait(), LEAVE_SECONDS)
 
+    def _note_unacked(self) -> None:
+        """What was never acknowledged has waited until now: it took so long at least, and counts in the latencies."""
+        now_us = self.now_us()
+        for number, agent in zip(self.plan.numbers, self.agents, strict=True):
+            for due_us in agent.delivery.waiting_since():
+                self._took(number, due_us, now_us)
+
     def _dial_us(self, number: int) -> int:
         """When an agent dials for the first time, Unix microseconds."""
         return self.started_us + self.plan.start_us(number)
@@ -489,13 +497,17 @@ class Fleet:
 
     def acked(self, agent: int, due_us: int, at_us: int) -> None:
         """See `Services`."""
+        self._took(agent, due_us, at_us)
+        self._check_settled()
+
+    def _took(self, agent: int, due_us: int, at_us: int) -> None:
+        """A batch waited for its ack from one time to another."""
         # A batch of a history's gap waited for the fleet, not for the server.
         if self.plan.continues_us is None or due_us >= self.started_us + self.plan.ramp_us:
             measured = due_us >= self._measured_from_us
             self.ack_latency.record(at_us - due_us, due_us, counts=measured)
             if measured and self.faults and agent not in self.faults:
                 self.bystander_ack_latency.record(at_us - due_us)
-        self._check_settled()
 
 
 def _phase(entry: tuple[int, int, Agent]) -> int:

@@ -208,6 +208,27 @@ async def test_the_report_adds_up() -> None:
     assert json.loads(json.dumps(final)) == final
 
 
+async def test_a_batch_that_is_never_acked_counts_with_its_age() -> None:
+    """Every batch held at the end is in the latencies once, no younger than the wait; acked ones are there already."""
+
+    async def acks_one(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.send(Ack(seq=(await peer.next(Batch)).seq))
+
+    stop = asyncio.Event()
+    async with fake_server(acks_one) as server:
+        fleet = Fleet(plan_for(server.url, agents=2, interval_us=100_000), settle_seconds=0.3)
+        running = asyncio.create_task(fleet.run(stop))
+        await eventually(lambda: fleet.counts.batches_acked == 2 and fleet.counts.batches_produced >= 8)
+        stop.set()
+        await running
+    latency = report(fleet)["ack_latency_ms"]
+
+    assert fleet.counts.batches_acked == 2
+    assert latency["count"] == fleet.counts.batches_produced
+    assert latency["p50"] >= 300
+
+
 async def test_the_warm_up_is_left_out() -> None:
     """Latencies of what was due then are in no percentile; counts are of the whole run; the report says how long it was."""
     async with fake_server() as server, running_fleet(server, warm_up_us=500_000) as fleet:
