@@ -31,11 +31,15 @@ from loadtests.stage import ServerUnderTest
 from loadtests.thresholds import Aborted, judge, statistics_of
 from loadtests.timed import Timed, Window
 from loadtests.users_process import measured_by_users
+from server.protocol.close_codes import CloseCode
 from simulator.fault_kinds import FAULTS
 from simulator.fault_report import missed_reasons
 from simulator.scenario import Scenario
 
 _Measurement = Latency | Series | float
+
+CLOSED_FOR_SLOWNESS = (CloseCode.SLOW_CONSUMER, CloseCode.INTERNAL_ERROR)
+"""How the server counts the live sockets of browsers that do not read; the second, where a ping had no pong in time."""
 
 
 @dataclass(slots=True)
@@ -121,6 +125,7 @@ class Outcome:
             self._measure_fleet()
         if self.has_users:
             self._measure_users()
+            self._doubt_slow_closed()
         if self.audit is not None:
             self.measured.update(self.audit.measured())
         if self.charts is not None:
@@ -262,6 +267,13 @@ class Outcome:
             {name: times for name, times in users_timed(recorded).items() if measurable(name, self.scenario)}
         )
 
+    def _doubt_slow_closed(self) -> None:
+        """Hold what slow browsers claim against the server's own count, where it can be seen."""
+        if self.sampler is not None and self.sampler.sees_the_server:
+            told = sum(self.sampler.live_closed(code) for code in CLOSED_FOR_SLOWNESS)
+            if note := hold_against(self.measured, told):
+                self.unseen.append(Looks(probe="slow browsers", note=note))
+
     def _statistics_of_users(self) -> dict[str, Mapping[str, float]]:
         """What Locust wrote last; nothing before it wrote anything."""
         try:
@@ -283,3 +295,23 @@ def unanswered(scenario: Scenario, recorded: Sequence[Recorded]) -> list[str]:
     if measurable("api_violations", scenario) and not any(one.answers for one in recorded):
         found.append("users of the API got no good answer at all")
     return found
+
+
+def hold_against(measured: dict[str, _Measurement], told: float) -> str:
+    """A slow browser that lost its connection cannot tell why: beyond what the server closed for slowness it is an error.
+
+    Args:
+        measured: by metric; `slow_closed` and `live_errors` are set right.
+        told: live sockets that the server closed for slowness, by its own count.
+
+    Returns:
+        What was wrong, for people; empty: nothing.
+    """
+    claimed, errors = measured.get("slow_closed", 0.0), measured.get("live_errors", 0.0)
+    if not isinstance(claimed, float) or not isinstance(errors, float) or claimed <= told:
+        return ""
+    lost = claimed - told
+    measured["slow_closed"], measured["live_errors"] = told, errors + lost
+    return (
+        f"of {claimed:g} slow browsers that were closed the server counts {told:g} for being slow: {lost:g} live_errors"
+    )

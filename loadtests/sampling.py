@@ -121,6 +121,10 @@ class Sampler:
         """One of the server's counters since `prepare`, over all its processes, as far as they were scraped."""
         return self._server.total(name)
 
+    def live_closed(self, code: int) -> float:
+        """Live sockets that ended with a code, by the server's own count."""
+        return self._server.live_closed(code)
+
     def flushes(self) -> Latency:
         """Durations of all flushes, as the server's histogram tells them."""
         return self._server.flushes()

@@ -13,7 +13,8 @@ _RISE_ONLY = ("_total", "_bucket")
 """Ends of the names of counters and of a histogram's buckets."""
 
 Sample = dict[tuple[str, str], float]
-"""Value by (name, value of its label `le` or empty)."""
+"""Value by (name, value of its label `le` or empty), and of closed sockets by (name, `<endpoint> <code>`) too."""
+SOCKETS_CLOSED = "seatrial_sockets_closed_total"
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -69,6 +70,8 @@ async def scrape(url: str) -> Sample | None:
         for sample in family.samples:
             key = (sample.name, sample.labels.get("le", ""))
             found[key] = found.get(key, 0.0) + sample.value
+            if sample.name == SOCKETS_CLOSED:
+                found[sample.name, f"{sample.labels['endpoint']} {sample.labels['code']}"] = sample.value
     return found
 
 
@@ -96,9 +99,9 @@ class Totals:
             self._finished[key] = self._finished.get(key, 0.0) + value
         self._current = {}
 
-    def value(self, name: str) -> float:
-        """A counter's total, without its labels."""
-        return self._finished.get((name, ""), 0.0) + self._current.get((name, ""), 0.0)
+    def value(self, name: str, label: str = "") -> float:
+        """A counter's total, over all its labels unless one of `Sample` is given."""
+        return self._finished.get((name, label), 0.0) + self._current.get((name, label), 0.0)
 
     def buckets(self, name: str) -> list[tuple[float, int]]:
         """A histogram as (upper bound, count within the bucket), smallest first; the last bound is infinite."""

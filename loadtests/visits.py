@@ -32,7 +32,8 @@ SLOWNESS = 10.0
 TOO_SLOW = frozenset({CloseCode.SLOW_CONSUMER, 1011, LOST})
 """How a server ends a connection that is not read: with 4008, or with 1011, because a ping waits unread behind all the rest.
 
-Of either a browser may see nothing but the end (1006), where it has not read so far."""
+Of either a browser may see nothing but the end (1006), where it has not read so far. A lost connection looks the same: at
+the end of a run the claims are held against the server's own count."""
 CONNECTED_SECONDS = (2.0, 6.0)
 AWAY_SECONDS = (0.0, 1.0)
 """How long a reconnecting browser keeps a connection, and how long it then has none."""

@@ -9,7 +9,7 @@ from loadtests.measure import Latency, Series, now_us
 from loadtests.probes.catalogue import SERVER_COUNTERS, SERVER_GAUGES
 from loadtests.probes.looks import Looks, Rates
 from loadtests.prunings import ROWS_PRUNED, Prunings
-from loadtests.scrape import Sample, Totals, scrape, status
+from loadtests.scrape import SOCKETS_CLOSED, Sample, Totals, scrape, status
 
 ROWS = ("seatrial_metric_rows_stored_total", "seatrial_log_rows_stored_total")
 PRUNE_SECONDS = "seatrial_prune_seconds_sum"
@@ -71,6 +71,10 @@ class ServerProbe:
     def total(self, name: str) -> float:
         """One of the server's counters since `prepare`, over all its processes, as far as they were scraped."""
         return self._totals.value(name)
+
+    def live_closed(self, code: int) -> float:
+        """Live sockets that ended with a code, by the server's own count."""
+        return self._totals.value(SOCKETS_CLOSED, f"live {code}")
 
     def warmed_up(self) -> None:
         """Flushes so far belong to the warm-up."""

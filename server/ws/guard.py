@@ -209,7 +209,10 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         self._abort_soon()
 
     def keepalive_timeout(self) -> None:
-        """A peer without a pong is aborted: `close()` would wait for it to read."""
+        """A peer without a pong is aborted: `close()` would wait for it to read. Its endpoint is told 1011, as the peer is."""
+        if not self.close_sent and not self.transport.is_closing():
+            code, reason = int(CloseCode.INTERNAL_ERROR), "keepalive ping timeout"
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         super().keepalive_timeout()
         self._abort_soon()
 

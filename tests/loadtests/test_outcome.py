@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.outcome import unanswered
+from loadtests.measure import Latency, Series
+from loadtests.outcome import hold_against, unanswered
 from loadtests.recorded import Recorded
 from simulator.scenario import load
 
@@ -31,3 +32,26 @@ def test_users_whom_nobody_answered_say_nothing(
     recorded = [Recorded(started_at_us=1), Recorded(started_at_us=1, messages=messages, answers=answers)]
 
     assert unanswered(load(path), recorded) == reasons
+
+
+@pytest.mark.parametrize(
+    ("claimed", "told", "slow_closed", "live_errors"),
+    [(5.0, 3.0, 3.0, 3.0), (5.0, 5.0, 5.0, 1.0), (5.0, 9.0, 5.0, 1.0)],
+)
+def test_a_lost_connection_is_not_closed_for_slowness(
+    claimed: float, told: float, slow_closed: float, live_errors: float
+) -> None:
+    """Closes that the server does not count as slow are errors, and the run says so; browsers may not have seen them all."""
+    measured: dict[str, Latency | Series | float] = {"slow_closed": claimed, "live_errors": 1.0}
+    note = hold_against(measured, told)
+
+    assert measured == {"slow_closed": slow_closed, "live_errors": live_errors}
+    assert bool(note) == (claimed > told)
+
+
+def test_without_slow_browsers_there_is_nothing_to_doubt() -> None:
+    """No metric is made that the scenario cannot measure."""
+    measured: dict[str, Latency | Series | float] = {}
+
+    assert hold_against(measured, 0.0) == ""
+    assert measured == {}

@@ -132,3 +132,16 @@ def test_flushes_of_the_warm_up_are_cut_off() -> None:
     probe._totals.update({(bucket, "0.1"): 2.0, (bucket, "+Inf"): 2.0})
     assert probe.flushes().count == 2
     assert probe.flushes().statistics()["max"] <= 101
+
+
+async def test_live_sockets_are_counted_by_their_code(server: RunningServer) -> None:
+    """By the labels that the real server has; an agent's socket with the same code is none of them."""
+    closed = server.service.counters.sockets_closed
+    closed["live", "4999"] += 2
+    closed["agent", "4999"] += 1
+    probe = ServerProbe(server.http)
+    await probe.look()
+    probe.ended()
+    await probe.look()  # of the next process, as far as it knows
+
+    assert (probe.live_closed(4999), probe.live_closed(4998)) == (4, 0)

@@ -150,7 +150,7 @@ async def test_a_flood_of_control_frames_is_ended(server: RunningServer, opcode:
 
 
 async def test_a_peer_without_pong_is_aborted(database: str) -> None:
-    """A peer that answers no ping is gone soon, its task and buffers with it, though it never reads."""
+    """A peer that answers no ping is gone soon, its task and buffers with it, though it never reads; it counts as 1011."""
     settings: dict[str, Any] = {"ping_interval_seconds": 0.2, "ping_timeout_seconds": 0.2}
     async with running_server(database, **settings) as server, upgraded(server) as raw:
         connections = server.server.server_state.connections
@@ -158,6 +158,7 @@ async def test_a_peer_without_pong_is_aborted(database: str) -> None:
         raw.reader._transport.pause_reading()  # type: ignore[attr-defined]
         await eventually(lambda: not connections, "the connection freed")
         assert not server.server.server_state.tasks
+        assert server.service.counters.sockets_closed["agent", "1011"] == 1
 
 
 @pytest.mark.parametrize(
