@@ -262,7 +262,7 @@ class Agent:
             link.abort()
             return
         if not link.full:
-            link.send(encode(AgentHeartbeat(at=self._clock_us(now))))
+            link.send(encode(AgentHeartbeat(at=self.clock_us(now))))
         self._wait(self._heartbeat, self._beat)
 
     def _wait(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -311,7 +311,7 @@ class Agent:
             case ResultAck():
                 self._orders.acknowledged(message.action_id)
             case HeartbeatEcho():
-                self.offset.take(message.at, message.server_time, self._clock_us(self._heard_at))
+                self.offset.take(message.at, message.server_time, self.clock_us(self._heard_at))
             case TokenExpiring():
                 if not self._dialling:
                     since = (self._heard_at - self._dialled_at) / 1e6
@@ -331,7 +331,7 @@ class Agent:
         if welcome.limits.log_text_bytes != self._log_text_bytes:
             self._log_text_bytes = welcome.limits.log_text_bytes
             services.record(Limits(log_text_bytes=self._log_text_bytes))
-        self.offset.take(self._clock_us(self._opened_at), welcome.server_time, self._clock_us(self._heard_at))
+        self.offset.take(self.clock_us(self._opened_at), welcome.server_time, self.clock_us(self._heard_at))
         if self._old is not None:
             self._old.close(CloseCode.NORMAL, "superseded")
         self._heartbeat = float(welcome.heartbeat_seconds)
@@ -352,7 +352,7 @@ class Agent:
             self.delivery.refuse(about.seq)
 
     def _on_action(self, action: Action) -> None:
-        now = self._clock_us(self._services.now_us())
+        now = self.clock_us(self._services.now_us())
         delay = self._orders.take(action, now + self.offset.server_ahead_us)
         if delay is None:
             self._tell()
@@ -381,7 +381,7 @@ class Agent:
             told = self._host.inventory(refs, self.delivery.tick if tick is None else tick)
             upserts = tuple(container for container in told if container.state != "removed")
             removed = tuple(container.ref for container in told if container.state == "removed")
-            link.send(encode(Inventory(at=self._clock_us(self._services.now_us()), upserts=upserts, removed=removed)))
+            link.send(encode(Inventory(at=self.clock_us(self._services.now_us()), upserts=upserts, removed=removed)))
         while orders.untold and not link.full:
             report = orders.result(orders.untold.pop())
             if report is not None:
@@ -420,7 +420,7 @@ class Agent:
         refs, self._following = self._following, []
         for start in range(0, len(refs), CONTAINERS_PER_FRAME):
             part = Inventory(
-                at=self._clock_us(self._services.now_us()),
+                at=self.clock_us(self._services.now_us()),
                 upserts=self._containers(refs[start : start + CONTAINERS_PER_FRAME]),
                 snapshot="last" if start + CONTAINERS_PER_FRAME >= len(refs) else "part",
             )
@@ -433,6 +433,6 @@ class Agent:
     def _containers(self, refs: list[int]) -> tuple[Container, ...]:
         return tuple(self._host.inventory(refs, self.delivery.tick))
 
-    def _clock_us(self, now_us: int) -> int:
+    def clock_us(self, now_us: int) -> int:
         """What its own clock says at a moment."""
         return now_us + self._host.clock.newest_us

@@ -108,27 +108,30 @@ class Delivery:
         self._send(seq if batch.oldest == spool.first else None, frame)
         return metrics if spool.sent < seq else None
 
-    def flood(self, batches: int) -> int:
+    def flood(self, batches: int) -> tuple[int, int]:
         """Send all that is held and so many batches without rows behind it, whatever the window is.
 
-        They are numbered, held and sent again like any other.
+        They are numbered, held and sent again like any other. Half of the spool stays free: rows must not have to go for
+        batches without any.
 
         Returns:
-            How many went past the window; 0 also where nothing could be sent.
+            How many were added, fewer where the spool has no room or nothing can be sent, and how many went past the
+            window, of those held before too.
         """
         if self._link is None or not self._spool.produced:
-            return 0
-        spool, counts = self._spool, self._services.counts
-        self._hollow = [seqs for seqs in self._hollow if seqs.stop > spool.first]
+            return 0, 0
+        spool = self._spool
         first = spool.produced + 1
-        self._hollow.append(range(first, first + batches))
-        self._services.record(Map(agent=self._number, epoch=self.epoch, seq=first, tick=None))
-        self._mapped = False
-        for seq in self._hollow[-1]:
-            spool.add(self.tick, len(self._hollow_frame(seq, self.tick)))
-        counts.batches_produced += batches
-        self._note()
-        return self._send(past_window=True)
+        while spool.produced + 1 < first + batches:
+            frame_bytes = len(self._hollow_frame(spool.produced + 1, self.tick))
+            if not spool.half_free(frame_bytes):
+                break
+            spool.add(self.tick, frame_bytes)
+        added = spool.produced + 1 - first
+        if not added:
+            return 0, 0
+        self._note_hollow(range(first, first + added))
+        return added, self._send(past_window=True)
 
     def _send(self, ready: int | None = None, frame: bytes = b"", *, past_window: bool = False) -> int:
         """Send what is due and fits into the window. `frame` is that of the seq `ready`; others are made again.
@@ -177,6 +180,18 @@ class Delivery:
 
     def _hollow_frame(self, seq: int, tick: int) -> bytes:
         return encode(Batch(seq=seq, oldest=self._spool.first, at=self._host.at(tick)))
+
+    def _note_hollow(self, seqs: range) -> None:
+        """Note that batches that were just produced hold no rows."""
+        self._hollow = [before for before in self._hollow if before.stop > self._spool.first]
+        if self._hollow and self._hollow[-1].stop == seqs.start:
+            self._hollow[-1] = range(self._hollow[-1].start, seqs.stop)
+        else:
+            self._hollow.append(seqs)
+            self._services.record(Map(agent=self._number, epoch=self.epoch, seq=seqs.start, tick=None))
+        self._mapped = False
+        self._services.counts.batches_produced += len(seqs)
+        self._note()
 
     def _is_hollow(self, seq: int) -> bool:
         return any(seq in seqs for seqs in self._hollow)

@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Sequence
-from itertools import cycle, islice
 
 import msgspec
 
@@ -10,8 +9,8 @@ from server.protocol.close_codes import CloseCode
 from server.protocol.codec import encode
 from server.protocol.messages import AgentHeartbeat, Hello
 from simulator.fleet_fault import FaultServices, FleetFault, Victim
-from simulator.impaired_link import ImpairedLink
 from simulator.impostor import Impostor
+from simulator.paced_fault import PacedFault, Turn
 from simulator.scenario_faults import Fault
 
 MALFORMED = (
@@ -25,109 +24,90 @@ MALFORMED = (
 """Frames that are no message. None reads as a batch: a server passes over the seq of a batch that it cannot read, and the
 agent's own batch of that seq would never be stored.
 """
-_FLOOD_SECONDS = 0.01
-_FLOOD_FRAMES = 200
-"""A flood goes by so many frames of each agent at a time, so that the fleet's ticks have their turn."""
+_OVERSIZED_HEAD, _OVERSIZED_TAIL = b'{"type":"heartbeat","at":1,"padding":"', b'"}'
 
 
-class MalformedFrames(FleetFault):
+class MalformedFrames(PacedFault):
     """Agents send nonsense."""
 
     counted = "frames"
     refusal = CloseCode.BAD_REQUEST
 
-    def begin(self) -> None:
-        """Send."""
-        for victim in self.victims:
-            if (link := victim.link) is not None:
-                self.strike(link)
-                for data in islice(cycle(MALFORMED), self.fault.frames):
-                    self.counts["frames"] += 1
-                    link.send(data)
-
-    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
-        """The server had enough."""
-        if self.refused(link, code, by_peer=by_peer):
-            self.counts["closed"] += 1
+    def send(self, turn: Turn, frames: int) -> int:
+        """One after the other."""
+        sent = 0
+        while sent < frames and not turn.link.full:
+            turn.link.send(MALFORMED[(self.frames - turn.left + sent) % len(MALFORMED)])
+            sent += 1
+        self.counts["frames"] += sent
+        return sent
 
 
-class OversizedFrames(FleetFault):
+class OversizedFrames(PacedFault):
     """Agents send a frame over the server's limit."""
 
     counted = "frames"
     refusal = CloseCode.MESSAGE_TOO_BIG
+    slice_frames = 2  # of a megabyte each
+
+    @property
+    def frames(self) -> int:
+        """One is enough."""
+        return 1
 
     def begin(self) -> None:
-        """Send."""
-        for victim in self.victims:
-            if (link := victim.link) is not None:
-                over = victim.agent.delivery.max_frame_bytes + 1
-                head, tail = b'{"type":"heartbeat","at":1,"padding":"', b'"}'
-                self.counts["frames"] += 1
-                self.strike(link)
-                link.send(head + b"x" * (over - len(head) - len(tail)) + tail)
+        """Begin to send."""
+        self._made: dict[int, bytes] = {}
+        super().begin()
 
-    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
-        """The server refused it."""
-        if self.refused(link, code, by_peer=by_peer):
-            self.counts["closed"] += 1
+    def send(self, turn: Turn, frames: int) -> int:
+        """The one."""
+        del frames
+        turn.link.send(self._of_size(turn.victim.agent.delivery.max_frame_bytes + 1))
+        self.counts["frames"] += 1
+        return 1
+
+    def _of_size(self, size_bytes: int) -> bytes:
+        """The frame of a size, made once: all agents of a server have the same limit."""
+        frame = self._made.get(size_bytes)
+        if frame is None:
+            padding = b"x" * (size_bytes - len(_OVERSIZED_HEAD) - len(_OVERSIZED_TAIL))
+            frame = _OVERSIZED_HEAD + padding + _OVERSIZED_TAIL
+            self._made = {size_bytes: frame}
+        return frame
 
 
-class WindowFlood(FleetFault):
+class WindowFlood(PacedFault):
     """Agents send past their window."""
 
     counted = "past_window"
     refusal = CloseCode.RATE_LIMITED
 
-    def begin(self) -> None:
-        """Send."""
-        for victim in self.victims:
-            if victim.link is not None:
-                self.strike(victim.link)
-                self.counts["batches"] += self.fault.frames
-                self.counts["past_window"] += victim.agent.delivery.flood(self.fault.frames)
-
-    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
-        """The server had enough."""
-        if self.refused(link, code, by_peer=by_peer):
-            self.counts["closed"] += 1
+    def send(self, turn: Turn, frames: int) -> int:
+        """Empty batches, as long as the spool has room for them."""
+        added, past_window = turn.victim.agent.delivery.flood(frames)
+        self.counts["batches"] += added
+        self.counts["past_window"] += past_window
+        if added < frames:
+            turn.left = added
+        return added
 
 
-class FrameFlood(FleetFault):
+class FrameFlood(PacedFault):
     """Agents send heartbeats without end, nearly."""
 
     counted = "frames"
     refusal = CloseCode.RATE_LIMITED
-    lasts = True
 
-    def begin(self) -> None:
-        """Begin to send."""
-        self._left = {victim.link: self.fault.frames for victim in self.victims if victim.link is not None}
-        for link in self._left:
-            self.strike(link)
-        self._send()
-
-    def _send(self) -> None:
-        for link, left in tuple(self._left.items()):
-            frame = encode(AgentHeartbeat(at=self.services.now_us()))
-            sent = 0
-            while sent < min(left, _FLOOD_FRAMES) and not link.full:
-                link.send(frame)
-                sent += 1
-            self.counts["frames"] += sent
-            self._left[link] = left - sent
-            if left == sent or link.closing:
-                del self._left[link]
-        if self._left:
-            self.services.call_later(_FLOOD_SECONDS, self._send)
-        else:
-            self.ended_us = self.services.now_us()
-
-    def closed(self, link: ImpairedLink, code: int, *, by_peer: bool) -> None:
-        """It takes no more."""
-        self._left.pop(link, None)
-        if self.refused(link, code, by_peer=by_peer):
-            self.counts["closed"] += 1
+    def send(self, turn: Turn, frames: int) -> int:
+        """One after the other."""
+        frame = encode(AgentHeartbeat(at=turn.victim.agent.clock_us(self.services.now_us())))
+        sent = 0
+        while sent < frames and not turn.link.full:
+            turn.link.send(frame)
+            sent += 1
+        self.counts["frames"] += sent
+        return sent
 
 
 class ClockSkew(FleetFault):

@@ -72,6 +72,10 @@ class Spool:
             self._drop_first()
         return self.produced
 
+    def half_free(self, frame_bytes: int) -> bool:
+        """Whether half of the bytes stays free if a frame is held besides."""
+        return self._bytes + frame_bytes <= self._max_bytes // 2
+
     def tick_of(self, seq: int) -> int:
         """The tick of a batch that is held."""
         return self._held[seq - self.first][0]

@@ -363,6 +363,85 @@ async def test_a_flood_of_frames_is_sent_to_its_last() -> None:
     assert fleet.counts.batches_acked == fleet.counts.batches_produced
 
 
+@pytest.mark.parametrize("kind", ["malformed_frames", "oversized_frames", "window_flood", "frame_flood"])
+async def test_what_sends_a_lot_sends_a_little_of_it_at_a_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With three frames a turn the loop goes on between the agents, and each of them still sends all of its own."""
+    monkeypatch.setattr("simulator.message_faults.OversizedFrames.slice_frames", 3)
+    monkeypatch.setattr("simulator.paced_fault.PacedFault.slice_frames", 3)
+    frames = 1 if kind in {"malformed_frames", "oversized_frames"} else 7  # the server ends at the first of these
+    counted = "batches" if kind == "window_flood" else "frames"
+    option = f"{kind}:at=1s,fraction=1" + ("" if kind == "oversized_frames" else f",frames={frames}")
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome(frame_bytes=20_000)
+        await peer.ack_all()
+
+    async with fake_server(script) as server:
+        planned = parse_faults((option,), None, 8)
+        async with running_fleet(server, agents=8, faults=planned) as fleet:
+            (fault,) = fleet.faults.faults
+            begin = fault.begin
+            after_begin: list[int] = []
+
+            def begin_and_note() -> None:
+                begin()
+                after_begin.append(fault.counts[counted])
+
+            monkeypatch.setattr(fault, "begin", begin_and_note)
+            await eventually(lambda: fault.ended_us is not None)
+
+    assert after_begin == [3]
+    assert fault.counts[counted] == 8 * frames
+
+
+async def test_frames_wait_for_a_connection_that_is_full_and_no_longer_than_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A half-open connection takes what a buffer takes; the flood then waits, gives it up, and says so."""
+    monkeypatch.setattr("simulator.paced_fault.FULL_SECONDS", 0.1)
+    monkeypatch.setattr("simulator.impaired_link.MAX_BUFFERED_BYTES", 2000)
+    faults = "half_open:at=300ms,for=1h,fraction=1", "frame_flood:at=500ms,frames=100000,fraction=1"
+    async with fake_server() as server, running_fleet(server, faults=parse_faults(faults, None, 1), settle=0) as fleet:
+        flood = fleet.faults.faults[1]
+        await eventually(lambda: flood.ended_us is not None)
+
+    assert flood.counts["left_full"] == 1
+    assert flood.counts["frames"] < 200
+
+
+async def test_a_flood_that_is_under_way_ends_with_the_fleet() -> None:
+    """Its timer is its own: nothing is sent after the stop, and it counts as not over."""
+    planned = parse_faults(("frame_flood:at=300ms,frames=100000,fraction=1",), None, 1)
+    async with fake_server() as server, running_fleet(server, faults=planned, settle=0) as fleet:
+        (flood,) = fleet.faults.faults
+        await eventually(lambda: flood.counts["frames"] > 0)
+        fleet.faults.stop()
+        sent = flood.counts["frames"]
+        await eventually(lambda: fleet.counts.batches_acked > 5)
+
+    assert flood.counts["frames"] == sent < 100_000
+    assert flood.report()["missed"] == "it was not over when the fleet stopped"
+
+
+async def test_a_flood_past_the_window_costs_no_rows() -> None:
+    """It stops where the spool is half full, counts what it added, and no batch has to be dropped."""
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome(batches=2)
+        await peer.next(Batch)
+        await eventually(lambda: fleet.faults.faults[0].ended_us is not None)
+        await peer.ack_all()
+
+    planned = parse_faults(("window_flood:at=350ms,frames=5000,fraction=1",), None, 1)
+    async with fake_server(script) as server, running_fleet(server, faults=planned, spool_bytes=60_000) as fleet:
+        await eventually(lambda: fleet.counts.batches_acked > 100)
+
+    told = counts(fleet)
+    assert 100 < told["batches"] < 600
+    assert told["batches"] + fleet.counts.ticks == fleet.counts.batches_produced == fleet.counts.batches_acked
+    assert fleet.counts.batches_dropped == 0
+
+
 @pytest.mark.parametrize(("kind", "code"), [("duplicate_identity", 4510), ("cloned_epoch", 4509)])
 async def test_impostors_dial_and_send_nothing(kind: str, code: int) -> None:
     """Another machine, or a copy: hello with what is the agent's or not, refused, no batch; the agent does not notice."""
