@@ -133,6 +133,14 @@ class Agent:
         """Dial for the first time."""
         self._dial()
 
+    def dial_now(self) -> bool:
+        """Dial without the rest of a pause, if the agent is in one; returns whether it was."""
+        if self._redial is None or self._link is not None:
+            return False
+        self._redial.cancel()
+        self._dial()
+        return True
+
     def tick(self, tick: int) -> None:
         """Produce the batch of a tick; while it cannot be sent, its samples go as a pulse."""
         turned = self._host.lives.turned(max(0, self.delivery.tick), tick)

@@ -25,17 +25,20 @@ class ReconnectStorm(Disconnect):
 
     def begin(self) -> None:
         """Cut, and hold back every dial."""
+        self._cut = [victim for victim in self.victims if victim.links]
         for victim in self.victims:
             victim.held = []
         super().begin()
 
     def end(self) -> None:
-        """Let them all dial."""
+        """Let them all dial, those too whose back-off is not over."""
         for victim in self.victims:
             held, victim.held = victim.held, None
             for dial in held or ():
                 self.counts["dials"] += 1
                 dial()
+        for victim in self._cut:
+            self.counts["dials"] += victim.agent.dial_now()
 
 
 class HalfOpen(FleetFault):

@@ -97,6 +97,28 @@ async def test_a_storm_dials_when_it_is_over_and_not_before() -> None:
     assert fleet.counts.batches_acked == fleet.counts.batches_produced
 
 
+async def test_a_storm_shorter_than_the_back_off_brings_all_back_at_its_end() -> None:
+    """None of the pauses is over when the fault is; all dial nevertheless, and once each."""
+    planned = parse_faults(("reconnect_storm:at=300ms,for=100ms",), None, 6)
+    async with fake_server() as server, running_fleet(server, agents=6, faults=planned, chance=0.99) as fleet:
+        (storm,) = fleet.faults.faults
+        waiting: list[bool] = []
+        end = storm.end
+
+        def look_and_end() -> None:
+            assert fleet.counts.connects == 6
+            waiting.append(any(victim.held for victim in storm.victims))
+            end()
+
+        storm.end = look_and_end  # type: ignore[method-assign]
+        await eventually(lambda: storm.ended_us is not None)
+        assert counts(fleet) == {"connections": 6, "dials": 6}
+        await eventually(lambda: fleet.counts.welcomes == 12)
+
+    assert waiting == [False]
+    assert len(server.peers) == 12
+
+
 @pytest.mark.parametrize("transport", list(Transport))
 async def test_a_half_open_connection_loses_everything_without_a_word(transport: Transport, tmp_path: Path) -> None:
     """What the agent sends never arrives, what comes is not read; cut at the end, all of it is sent again, once."""
