@@ -40,6 +40,8 @@ class RecordedAgent:
     """Every one that it ever named, as it was named last; `ref` is the place."""
     batches: list[RecordedBatch] = field(default_factory=list)
     """In the order of their arrival."""
+    dues_us: tuple[int, ...] = ()
+    """When each of them is due. Made once they are all there: every copy of the agent looks them up."""
 
     @property
     def interval_us(self) -> int:
@@ -224,4 +226,5 @@ def _rebased(agent: RecordedAgent, origin: int) -> RecordedAgent:
         )
         for batch in agent.batches
     ]
+    agent.dues_us = tuple(batch.due_us for batch in agent.batches)
     return agent

@@ -57,7 +57,7 @@ class ReplayHost:
     def __init__(self, recording: Recording, *, seed: int, agent: int, t0_us: int) -> None:
         recorded = recording.agents[(agent - 1) % len(recording.agents)]
         self._recording, self._recorded, self._batches = recording, recorded, recorded.batches
-        self._dues = [batch.due_us for batch in recorded.batches]
+        self._dues = recorded.dues_us
         self.agent, self.t0_us = agent, t0_us
         self.host_id = host_id(agent)
         self.machine_id = sha256(f"replay/{seed}/{agent}/{recorded.hello.machine_id}".encode()).hexdigest()[:32]
@@ -69,6 +69,11 @@ class ReplayHost:
         # The first copy of each is on the recording's own time; the others spread, so that they do not all send at once.
         first = agent <= len(recording.agents)
         self.phase_us = 0 if first else noise(key_of(seed, agent), 5) % self.interval_us
+
+    @property
+    def round_ticks(self) -> int:
+        """Ticks after which the recording begins anew."""
+        return len(self._batches)
 
     def due(self, tick: int) -> int:
         """When a tick is due, Unix microseconds."""
