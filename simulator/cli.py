@@ -3,14 +3,14 @@
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
-    from simulator.plan import Plan, Workload
+    from simulator.plan import Plan
     from simulator.scenario_faults import Fault
     from simulator.status import Status
 
@@ -106,7 +106,7 @@ def simulate(
     from simulator.fault_option import parse_faults
     from simulator.ledger import ledger_files
     from simulator.link import Transport
-    from simulator.plan import Plan, PlanError, Workload, agent_url, parse_shard
+    from simulator.plan import Plan, PlanError, agent_url, parse_shard
     from simulator.processes import check_processes
     from simulator.profiles import DEFAULT_MIX, MixError, parse_mix
     from simulator.recording import RecordingError
@@ -118,28 +118,15 @@ def simulate(
     try:
         if scenario is not None and not describe:
             raise PlanError("scenario", scenario, "--describe beside it; `seatrial run` runs a scenario")
+        if scenario is not None and (history is not None or replay is not None):
+            raise PlanError(
+                "scenario", scenario, "neither --continue nor --replay beside it: it says itself what is sent"
+            )
         try:
             mix = parse_mix(profiles) if profiles else DEFAULT_MIX
         except MixError as error:
             raise PlanError("profiles", profiles, str(error)) from None
         duration_us = None if duration is None else _micros("duration", duration)
-        faults = parse_faults(fault or (), None if duration_us is None else duration_us / 1e6, agents)
-        if describe:
-            workload = Workload(
-                agents=agents,
-                first_agent=first_agent,
-                containers=containers,
-                log_lines=log_lines,
-                interval_us=_micros("interval", interval),
-                seed=seed,
-                profiles=mix,
-                churn_per_hour=churn_per_hour,
-            )
-            _describe(workload, duration_us, faults, scenario, as_json=as_json)
-            return
-        if transport not in tuple(Transport):
-            raise PlanError("transport", transport, " or ".join(Transport))
-        target = agent_url(url, any_host=i_own_this)
         refused_seconds, spool_us = _micros("refused-retry", refused_retry) / 1e6, _micros("spool-age", spool_age)
         sent: dict[str, Any] = {
             "agents": agents,
@@ -153,6 +140,15 @@ def simulate(
         if split_cpu and replay is not None:
             raise PlanError("split-cpu", "on", "no --replay beside it: rows are not made")
         sent, once_us = _sent(context, sent, named, history=history, replay=replay, times=times, spool_us=spool_us)
+        if duration_us is None:
+            duration_us = once_us
+        faults = parse_faults(fault or (), None if duration_us is None else duration_us / 1e6, sent["agents"])
+        if describe:
+            typer.echo(_described(sent, duration_us, faults, scenario, as_json=as_json))
+            return
+        if transport not in tuple(Transport):
+            raise PlanError("transport", transport, " or ".join(Transport))
+        target = agent_url(url, any_host=i_own_this)
         if organisations != 1 and history is not None:
             raise PlanError("organisations", organisations, "1 beside --continue: a history has one")
         plan = Plan(
@@ -164,7 +160,7 @@ def simulate(
             source_addresses=sources(source_addresses, target, sent["agents"]),
             troubled_commands=troubled_commands,
             organisations=organisations,
-            duration_us=once_us if duration_us is None else duration_us,
+            duration_us=duration_us,
             ramp_us=_micros("ramp", ramp),
             warm_up_us=_micros("warm-up", warm_up),
             transport=Transport(transport),
@@ -190,23 +186,38 @@ def simulate(
     raise typer.Exit(code)
 
 
-def _describe(
-    workload: "Workload", duration_us: int | None, faults: Sequence["Fault"], scenario: Path | None, *, as_json: bool
-) -> None:
+def _described(
+    sent: Mapping[str, Any], duration_us: int | None, faults: Sequence["Fault"], scenario: Path | None, *, as_json: bool
+) -> str:
+    """What would be sent: by a scenario's fleet if there is one, else by that of these fields of a plan.
+
+    Raises:
+        PlanError, RecordingError, ScenarioError: there is no such fleet.
+    """
+    from dataclasses import fields
+
     import msgspec
 
-    from simulator.describe import describe, workload_of
-    from simulator.scenario import ScenarioError, load
+    from simulator.describe import Description, describe, workload_of
+    from simulator.describe_replay import ReplayDescription, describe_replay
+    from simulator.recorded_agents import open_replayed
+    from simulator.scenario import load
+    from simulator.workload import Workload
 
+    told: Description | ReplayDescription
+    texts = [fault.describe() for fault in faults]
     duration_seconds = None if duration_us is None else duration_us / 1e6
     if scenario is not None:
-        try:
-            loaded = load(scenario)
-        except ScenarioError as error:
-            _fail(_USAGE, str(error))
-        workload, duration_seconds, faults = workload_of(loaded), loaded.duration_seconds, loaded.faults
-    told = describe(workload, duration_seconds, [fault.describe() for fault in faults])
-    typer.echo(msgspec.json.encode(told).decode() if as_json else "\n".join(told.lines()))
+        loaded = load(scenario)
+        told = describe(workload_of(loaded), loaded.duration_seconds, [fault.describe() for fault in loaded.faults])
+    elif "replayed" in sent:
+        replayer = {name: sent[name] for name in ("agents", "first_agent", "seed")}
+        told = describe_replay(open_replayed(sent["replayed"]), duration_seconds, texts, **replayer)
+    else:
+        told = describe(
+            Workload(**{field.name: sent[field.name] for field in fields(Workload)}), duration_seconds, texts
+        )
+    return msgspec.json.encode(told).decode() if as_json else "\n".join(told.lines())
 
 
 def _run(

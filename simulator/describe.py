@@ -65,7 +65,7 @@ class Description(Struct, frozen=True, kw_only=True):
             f"messages    {self.messages_per_second:,.1f}/s, one of each host every {every}; {sizes}",
             f"samples     {self.samples_per_second:,.1f}/s, {self.samples_per_day:,} a day",
             f"log lines   {self.log_lines_per_second:,.1f}/s, {self.log_lines_per_day:,} a day",
-            f"bytes       {_bytes(self.bytes_per_second)}/s, {_bytes(self.bytes_per_day)} a day",
+            f"bytes       {bytes_text(self.bytes_per_second)}/s, {bytes_text(self.bytes_per_day)} a day",
             f"churn       {self.recreated_per_hour:,.1f} containers re-created an hour",
             f"restarts    {self.restarts_per_hour:,.1f} crashes an hour",
             f"faults      {'; '.join(self.faults) or 'none'}",
@@ -176,7 +176,8 @@ def _profiles(workload: Workload) -> dict[str, int]:
     return {str(profile): count for profile, count in zip(PROFILES, counts, strict=True) if count}
 
 
-def _bytes(count: float) -> str:
+def bytes_text(count: float) -> str:
+    """A volume with its unit: `8.8 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.1f} {unit}"

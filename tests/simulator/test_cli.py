@@ -6,18 +6,21 @@ import json
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from loadtests.tokens import DEFAULT_ORG
+from seatrial import app
 from server.cli_access import token_agent, token_user
 from server.protocol.messages import Batch
 from simulator.cli import simulate as command
-from simulator.ledger import LedgerReader
+from simulator.ledger import Header, LedgerReader, LedgerWriter
 from simulator.plan import Plan
 from tests.support.fake_server import SECRET, FakeServer, fake_server
 from tests.support.fleets import eventually
@@ -121,6 +124,28 @@ async def test_describing_sends_nothing_and_needs_no_secret(tmp_path: Path) -> N
     told = json.loads(output)
     assert (told["agents"], told["profiles"], told["duration_seconds"]) == (7, {"web": 35}, 40)
     assert told["faults"] == ["server_kill at 15s"]
+
+
+def test_the_fleet_of_a_history_is_described_and_its_faults_are_held_to_it(tmp_path: Path) -> None:
+    """With `--continue` nothing is told of a default fleet, and faults count the history's agents."""
+    past, now_us = tmp_path / "history.jsonl", time.time_ns() // 1000
+    writer = LedgerWriter(
+        past,
+        Header(
+            seed=9, org="acme", agents=300, first_agent=5, containers=2, log_lines=0, interval_us=2_000_000,
+            t0_us=now_us - 60_000_000, profiles={"web": 1}, churn_ticks=0, pool_digest="", backfilled=True,
+        ),
+    )  # fmt: skip
+    writer.close(now_us)
+    given = ["simulate", "--describe", "--json", "--continue", str(past), "--fault"]
+    done = CliRunner().invoke(app, [*given, "disconnect:at=1s,agents=300"])
+    many = CliRunner().invoke(app, [*given, "disconnect:at=1s,agents=301"])
+    told = json.loads(done.output)
+
+    assert (told["seed"], told["agents"], told["first_host"], told["last_host"]) == (9, 300, "host-00005", "host-00304")
+    assert (told["interval_ms"], told["profiles"], told["log_lines_per_second"]) == (2000, {"web": 600}, 0)
+    assert many.exit_code == 2
+    assert "agents: expected at most the fleet's 300" in many.output
 
 
 async def test_a_ledger_is_not_written_over(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Recorded agents as hosts: other names, shifted times, round after round, and rows that a verifier makes again."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from seatrial import app
 from server.protocol.codec import encode
 from server.protocol.identity import container_id
 from server.protocol.messages import Batch, Container, Hello, Inventory, Log, Metric
+from simulator.describe_replay import describe_replay
 from simulator.errors import PlanError
 from simulator.expected import ExpectedRows
 from simulator.fleet import Fleet
@@ -208,6 +210,9 @@ def test_what_a_recording_decides_cannot_be_asked_for(recorded: Recording) -> No
         (["--replay", "{}", "--interval", "2s"], "interval = 2s: expected nothing: --replay sends"),
         (["--replay", "{}", "--continue", "x"], "expected nothing beside --continue"),
         (["--times", "3"], "times = 3: expected --replay beside it"),
+        (["--describe", "--replay", "/nowhere"], "/nowhere: cannot be read: No such file or directory"),
+        (["--describe", "--continue", "/nowhere"], "continue = /nowhere: expected the ledger of a backfill"),
+        (["--describe", "--replay", "{}", "--scenario", "x"], "scenario = x: expected neither --continue nor --replay"),
     ],
 )
 def test_the_command_says_what_is_wrong(recorded: Recording, arguments: list[str], words: str) -> None:
@@ -217,6 +222,46 @@ def test_the_command_says_what_is_wrong(recorded: Recording, arguments: list[str
 
     assert words in done.output
     assert done.exit_code == 2
+
+
+def test_faults_are_held_to_the_fleet_and_the_end_of_the_replay(recorded: Recording) -> None:
+    """Its own agents and its own length, not the defaults of options that a recording decides."""
+    given = ["simulate", "--describe", "--replay", str(recorded.path), "--times", "100"]
+    told = CliRunner().invoke(app, [*given, "--fault", "disconnect:at=1s,agents=200", "--json"])
+    many = CliRunner().invoke(app, [*given, "--fault", "disconnect:at=1s,agents=201"])
+    late = CliRunner().invoke(app, [*given, "--fault", "disconnect:at=1h,agents=1"])
+
+    assert told.exit_code == 0, told.output
+    assert (many.exit_code, late.exit_code) == (2, 2)
+    assert "agents: expected at most the fleet's 200" in many.output
+    assert "at: must lie inside the duration of" in late.output
+
+
+def test_a_replay_is_described_by_its_recording(recorded: Recording) -> None:
+    """Hosts, rows and bytes are those of the copies' frames, and no default fleet is told of."""
+    given = ["simulate", "--describe", "--replay", str(recorded.path), "--times", "50", "--json"]
+    done = CliRunner().invoke(app, given)
+    told = json.loads(done.output)
+    sizes = [
+        len(encode(Batch(seq=tick + 1, oldest=tick + 1, at=h.at(tick), metrics=h.metrics(tick), logs=h.logs(tick))))
+        for h in (ReplayHost(recorded, seed=1, agent=agent, t0_us=T0) for agent in (1, 2))
+        for tick in range(h.round_ticks)
+    ]
+
+    assert (told["agents"], told["times"], told["containers"]) == (100, 50, 50 * 4)
+    assert (told["round_messages"], told["round_samples"], told["round_log_lines"]) == (50 * 4, 50 * 6, 50)
+    assert told["samples_per_day"] == round(50 * 6 * 86_400 / told["round_seconds"])
+    assert told["bytes_per_second"] == pytest.approx(50 * sum(sizes) / told["round_seconds"])
+    lines = describe_replay(recorded, agents=100).lines()
+    assert lines[0] == f"recording   {recorded.path}: 2 agents, each sent 50 times"
+
+
+def test_the_times_of_a_recorded_agent_are_held_once(recorded: Recording) -> None:
+    """A thousand copies share them: what a host takes does not grow with the recording."""
+    first, copy = (ReplayHost(recorded, seed=1, agent=agent, t0_us=START) for agent in (1, 3))
+    held = [{id(getattr(host, name)) for name in ("_dues", "_batches")} for host in (first, copy)]
+
+    assert held[0] == held[1]
 
 
 async def test_processes_send_exactly_what_one_does(recorded: Recording, tmp_path: Path) -> None:
