@@ -140,8 +140,10 @@ def simulate(
         if split_cpu and replay is not None:
             raise PlanError("split-cpu", "on", "no --replay beside it: rows are not made")
         sent, once_us = _sent(context, sent, named, history=history, replay=replay, times=times, spool_us=spool_us)
-        if duration_us is None:
-            duration_us = once_us
+        ramp_us = _micros("ramp", ramp)
+        if duration_us is None and once_us is not None:
+            duration_us = once_us + ramp_us  # the last host begins when the ramp is over
+            sent["replay_once"] = True
         faults = parse_faults(fault or (), None if duration_us is None else duration_us / 1e6, sent["agents"])
         if describe:
             typer.echo(_described(sent, duration_us, faults, scenario, as_json=as_json))
@@ -161,7 +163,7 @@ def simulate(
             troubled_commands=troubled_commands,
             organisations=organisations,
             duration_us=duration_us,
-            ramp_us=_micros("ramp", ramp),
+            ramp_us=ramp_us,
             warm_up_us=_micros("warm-up", warm_up),
             transport=Transport(transport),
             token_seconds=_micros("token-lifetime", token_lifetime) // 1_000_000,
@@ -311,7 +313,7 @@ def _sent(
     times: int,
     spool_us: int,
 ) -> tuple[dict[str, Any], int | None]:
-    """What is sent, as fields of a plan, and how long that takes in microseconds; None: there is no end.
+    """What is sent, as fields of a plan, and how long a host takes for it in microseconds; None: there is no end.
 
     Args:
         context: of the command.

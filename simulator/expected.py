@@ -312,7 +312,8 @@ def _replayed(header: Header, named: Replayed) -> Callable[[int], KnownHost]:
         raise LedgerError(f"the ledger is of a recording: {error}") from None
 
     def make(agent: int) -> KnownHost:
-        host = ReplayHost(recording, seed=header.seed, agent=agent, t0_us=header.t0_us)
+        start_us = 0 if header.ramp is None else header.ramp.start_us(agent)
+        host = ReplayHost(recording, seed=header.seed, agent=agent, t0_us=header.t0_us, start_us=start_us)
         return KnownHost(host, _Keys(organisation(header.org, header.organisations, agent), host))
 
     return make

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from heapq import heapify, heapreplace
+from heapq import heapify, heappop, heapreplace
 from itertools import count
 from operator import attrgetter
 from pathlib import Path
@@ -203,7 +203,10 @@ class Fleet:
         plan = self.plan
         if plan.replayed is not None:
             self._recording = recording = open_replayed(plan.replayed)
-            return [ReplayHost(recording, seed=plan.seed, agent=number, t0_us=0) for number in plan.numbers], ""
+            return [
+                ReplayHost(recording, seed=plan.seed, agent=number, t0_us=0, start_us=plan.start_us(number))
+                for number in plan.numbers
+            ], ""
         lines, names = LogLines(plan.seed), Names(plan.seed)
         hosts = [
             self._host(
@@ -254,6 +257,7 @@ class Fleet:
             churn_ticks=plan.churn_ticks,
             pool_digest=digest,
             replayed=plan.replayed,
+            ramp=None if plan.replayed is None else plan.ramp,
             continues_us=plan.continues_us,
             clock_ahead_us=self.faults.clock_ahead_us,
         )
@@ -285,8 +289,7 @@ class Fleet:
         yielded_us = self.now_us()
         for due_us, tick, agent in self._by_seed() if self._recording is None else self._by_recording():
             if end_us is not None and due_us >= end_us:
-                await self._until(end_us)
-                return
+                break
             now_us = self.now_us()
             if now_us < due_us:
                 caught_up_us = 0
@@ -302,6 +305,8 @@ class Fleet:
             else:
                 counts.ticks += 1
                 agent.tick(tick)
+        if end_us is not None:
+            await self._until(end_us)
 
     def _by_seed(self) -> Iterator[tuple[int, int, Agent]]:
         """Every tick in the order in which they are due, Unix microseconds, without end: one round per interval."""
@@ -317,15 +322,20 @@ class Fleet:
                     yield due_us, tick, agent
 
     def _by_recording(self) -> Iterator[tuple[int, int, Agent]]:
-        """The same for hosts whose ticks do not come at equal times."""
+        """The same for hosts whose ticks do not come at equal times; a replay that is sent once ends."""
+        once = self._recording.period_us if self.plan.replay_once and self._recording is not None else None
+        # Of a round all is due within a period of the host's start, what follows after it.
+        ends_us = [None if once is None else self._dial_us(number) + once for number in self.plan.numbers]
         waiting = [(agent.due_us(0), i, 0) for i, agent in enumerate(self.agents)]
         heapify(waiting)
-        while True:
+        while waiting:
             due_us, i, tick = waiting[0]
-            agent = self.agents[i]
-            heapreplace(waiting, (agent.due_us(tick + 1), i, tick + 1))
-            if due_us >= self._dial_us(self.plan.numbers[i]):
-                yield due_us, tick, agent
+            agent, next_us, end_us = self.agents[i], self.agents[i].due_us(tick + 1), ends_us[i]
+            if end_us is None or next_us < end_us:
+                heapreplace(waiting, (next_us, i, tick + 1))
+            else:
+                heappop(waiting)
+            yield due_us, tick, agent
 
     async def _settle(self) -> None:
         """Wait for what is still to be acknowledged; what no server ever welcomed is not waited for."""

@@ -48,6 +48,18 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of the file, hexadecimal."""
 
 
+class Ramp(msgspec.Struct, frozen=True, kw_only=True):
+    """When the agents of a fleet begin, one after the other. It is that of the whole fleet: a ledger may be of a shard."""
+
+    us: int
+    agents: int
+    first_agent: int
+
+    def start_us(self, number: int) -> int:
+        """How long after the fleet's start an agent begins."""
+        return self.us * (number - self.first_agent) // self.agents
+
+
 class Header(_Record, tag="header", frozen=True, kw_only=True):
     """First line: what the rows are a function of."""
 
@@ -72,6 +84,8 @@ class Header(_Record, tag="header", frozen=True, kw_only=True):
     """The rows were written to the database as history; `end` then says up to when."""
     replayed: Replayed | None = None
     """The rows are those of a recording; then the interval is at least how far they lie from their batch's time."""
+    ramp: Ramp | None = None
+    """With a recording: each host's timeline begins at its moment of it; None: all begin at once."""
     continues_us: int | None = None
     """Where on the same timeline this fleet took over from a history; None: it began the timeline."""
     clock_ahead_us: tuple[int, int] = (0, 0)

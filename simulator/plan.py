@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from simulator.errors import PlanError
-from simulator.ledger import Replayed
+from simulator.ledger import Ramp, Replayed
 from simulator.link import Transport
 from simulator.organisations import organisation
 from simulator.scenario_faults import Fault
@@ -83,6 +83,8 @@ class Plan(Workload):
 
     replayed: Replayed | None = None
     """A recording that is sent instead of what the seed makes; `agents` is a multiple of its agents then."""
+    replay_once: bool = False
+    """Whether each host stops after its recorded agent's last batch; else the recording begins anew."""
     t0_us: int | None = None
     """Start of the timeline, Unix microseconds; None: when the fleet starts."""
     continues_us: int | None = None
@@ -118,7 +120,12 @@ class Plan(Workload):
 
     def start_us(self, number: int) -> int:
         """When an agent dials for the first time, after the start; the ramp is that of the whole fleet."""
-        return self.ramp_us * (number - self.first_agent) // self.agents
+        return self.ramp.start_us(number)
+
+    @property
+    def ramp(self) -> Ramp:
+        """Of the whole fleet."""
+        return Ramp(us=self.ramp_us, agents=self.agents, first_agent=self.first_agent)
 
     def source_address(self, number: int) -> str | None:
         """The address from which an agent connects; None: the system's choice."""

@@ -44,6 +44,7 @@ class ReplayHost:
         seed: of the run: another one gives other identities.
         agent: number of the host, from 1; the recorded agents take turns.
         t0_us: Unix microseconds of the recording's first batch, before the host's phase.
+        start_us: how much later this host begins the recording: its moment of the fleet's ramp. It loses nothing by it.
 
     Attributes:
         See `FakeHost`.
@@ -54,7 +55,7 @@ class ReplayHost:
         "interval_us", "lives", "machine_id", "phase_us", "t0_us",
     )  # fmt: skip
 
-    def __init__(self, recording: Recording, *, seed: int, agent: int, t0_us: int) -> None:
+    def __init__(self, recording: Recording, *, seed: int, agent: int, t0_us: int, start_us: int = 0) -> None:
         recorded = recording.agents[(agent - 1) % len(recording.agents)]
         self._recording, self._recorded, self._batches = recording, recorded, recorded.batches
         self._dues = recorded.dues_us
@@ -66,9 +67,9 @@ class ReplayHost:
         self.clock = HostClock()
         self.lives = _Still(len(recorded.containers))
         self.interval_us = recorded.interval_us
-        # The first copy of each is on the recording's own time; the others spread, so that they do not all send at once.
+        # The first copy of each begins at its start; the others spread, so that they do not all send at once.
         first = agent <= len(recording.agents)
-        self.phase_us = 0 if first else noise(key_of(seed, agent), 5) % self.interval_us
+        self.phase_us = start_us + (0 if first else noise(key_of(seed, agent), 5) % self.interval_us)
 
     @property
     def round_ticks(self) -> int:

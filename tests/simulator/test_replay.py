@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from simulator.describe_replay import describe_replay
 from simulator.errors import PlanError
 from simulator.expected import ExpectedRows
 from simulator.fleet import Fleet
-from simulator.ledger import Header, LedgerError, LedgerReader, LedgerWriter, Map, Replayed
+from simulator.ledger import Header, LedgerError, LedgerReader, LedgerWriter, Map, Replayed, Status, ledger_files
 from simulator.merge import add_reports
 from simulator.processes import Processes
 from simulator.recorded_agents import Recording, read_recording
@@ -264,18 +265,33 @@ def test_the_times_of_a_recorded_agent_are_held_once(recorded: Recording) -> Non
     assert held[0] == held[1]
 
 
-async def test_processes_send_exactly_what_one_does(recorded: Recording, tmp_path: Path) -> None:
-    """Each copy's rows come from one of the processes, at the same times after the start, and the ledgers tell of all."""
-    fields = recorded.plan_fields(2, {}) | {"duration_us": recorded.period_us, "ramp_us": 0}
+def expected_of(path: Path) -> list[tuple[Sample, Status]]:
+    """The samples of a ledger that is whole."""
+    with LedgerReader(path) as reader:
+        reader.poll()
+        return ExpectedRows(reader).metrics(0, 2**62)
+
+
+async def test_each_copy_is_sent_whole_whatever_the_ramp_and_the_processes(recorded: Recording, tmp_path: Path) -> None:
+    """Two copies are twice the recorded rows though hosts begin late; processes send them too, and their ledgers say so."""
+    ledger = tmp_path / "ledger.jsonl"
+    fields = recorded.plan_fields(2, {}) | {"replay_once": True, "ramp_us": 1_200_000}
+    fields["duration_us"] = recorded.period_us + fields["ramp_us"]
     async with fake_server() as server:
         alone = Fleet(plan_for(server.url, **fields))
         await alone.run(asyncio.Event())
         expected = rows_of(server, alone.t0_us)
     async with fake_server() as server:
-        fleet = Processes(plan_for(server.url, **fields), 2, tmp_path / "ledger.jsonl", lambda _: None)
+        fleet = Processes(plan_for(server.url, **fields), 2, ledger, lambda _: None)
         await fleet.run(asyncio.Event())
-        found = rows_of(server, add_reports(fleet.reports)["started_us"])
+        whole = add_reports(fleet.reports)
+        found = rows_of(server, whole["started_us"])
 
     assert fleet.failures == []
-    assert len(found) > 4 * 4
     assert found == expected
+    counts = alone.counts
+    assert (counts.batches_acked, counts.metrics_produced, counts.logs_produced) == (2 * 4, 2 * 6, 2 * 1)
+    assert whole["batches"]["acked"] == 2 * 4
+    sent_us = [row[1] for row in found if isinstance(row[-1], Metric)]
+    told_us = [row.at - whole["started_us"] for path in ledger_files(ledger, 2) for row, _ in expected_of(path)]
+    assert Counter(sent_us) == Counter(told_us)
