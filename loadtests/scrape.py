@@ -3,14 +3,12 @@
 import asyncio
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from functools import lru_cache
 
 from prometheus_client.parser import text_string_to_metric_families
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
-
-_RISE_ONLY = ("_total", "_bucket")
-"""Ends of the names of counters and of a histogram's buckets."""
 
 Sample = dict[tuple[str, str], float]
 """Value by (name, value of its label `le` or empty), and of closed sockets by (name, `<endpoint> <code>`) too."""
@@ -76,9 +74,15 @@ async def scrape(url: str) -> Sample | None:
 
 
 class Totals:
-    """Counters since `begin`, added up over the processes that served one after the other."""
+    """Counters since `begin`, added up over the processes that served one after the other.
 
-    def __init__(self) -> None:
+    Args:
+        own: counters of the process itself. One that falls says that the process is another; what it reads elsewhere, as
+            in Postgres, may fall without that.
+    """
+
+    def __init__(self, own: Iterable[str]) -> None:
+        self._own = [(name, "") for name in own]
         self._finished: Sample = {}
         self._current: Sample = {}
 
@@ -89,7 +93,7 @@ class Totals:
 
     def update(self, sample: Sample) -> None:
         """Take a scrape of the process that runs; if one of its own counters fell, it is another than before."""
-        if any(sample.get(key, 0.0) < value for key, value in self._current.items() if key[0].endswith(_RISE_ONLY)):
+        if any(sample.get(key, 0.0) < self._current.get(key, 0.0) for key in self._own):
             self.restarted()
         self._current = sample
 

@@ -28,7 +28,7 @@ class ServerProbe:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._totals = Totals()
+        self._totals = Totals((*ROWS, *(family for _, family in SERVER_COUNTERS.values()), f"{FLUSHES}_count"))
         self._begun = False
         """Whether the totals have their beginning."""
         self._rates = Rates()
