@@ -49,11 +49,10 @@ class Steady(NamedTuple):
     until_us: int
     parts: int
 
-    def part(self, at_us: int) -> int | None:
-        """The part that a time lies in; None: outside."""
-        if not self.from_us <= at_us < self.until_us:
-            return None
-        return (at_us - self.from_us) * self.parts // (self.until_us - self.from_us)
+    def window(self, part: int) -> tuple[int, int]:
+        """Begin and end of a part; what happens at the end belongs to the next."""
+        length = self.until_us - self.from_us
+        return self.from_us + length * part // self.parts, self.from_us + length * (part + 1) // self.parts
 
 
 def steady(
@@ -104,12 +103,7 @@ def largest(found: Iterable[Growth]) -> dict[str, float]:
 
 
 def _means(series: Series, time: Steady) -> list[float]:
-    parts: list[list[float]] = [[] for _ in range(time.parts)]
-    for at_us, value in series.points:
-        part = time.part(at_us)
-        if part is not None:
-            parts[part].append(value)
-    return [_mean(part) for part in parts]
+    return [series.between([time.window(part)]).statistics().get("mean", 0.0) for part in range(time.parts)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ in milliseconds. This module imports neither Locust nor gevent, so that the runn
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hdrh.histogram import HdrHistogram
 
@@ -95,12 +95,39 @@ class Latency:
         }
 
 
-class Series:
-    """A value over time. The statistics are of every point; of the points themselves a long run keeps every n-th."""
+Point = tuple[int, float]
+"""Unix microseconds, and a value."""
 
-    def __init__(self, points: Iterable[tuple[int, float]] = ()) -> None:
-        self.points: list[tuple[int, float]] = []
-        self._every = 1
+
+class _Group:
+    """Points one after the other, of which the smallest and the largest are kept."""
+
+    __slots__ = ("count", "ends", "total")
+
+    def __init__(self, ends: Sequence[Point], count: int, total: float) -> None:
+        self.ends = ends
+        """In the order of their times. One or two; a group of two keeps both."""
+        self.count = count
+        self.total = total
+
+    def __add__(self, later: "_Group") -> "_Group":
+        ends = [*self.ends, *later.ends]
+        places = range(len(ends))
+        least, most = min(places, key=lambda i: (ends[i][1], i)), max(places, key=lambda i: (ends[i][1], i))
+        return _Group([ends[i] for i in sorted({least, most})], self.count + later.count, self.total + later.total)
+
+
+class Series:
+    """A value over time. The statistics are of every point.
+
+    Of the points themselves a long run keeps the smallest and the largest of each group of neighbours, so that no spike
+    is lost, with the sum of them all.
+    """
+
+    def __init__(self, points: Iterable[Point] = ()) -> None:
+        self._groups: list[_Group] = []
+        self._width = 2
+        """Points of a group."""
         self._count = self._begun = 0
         self._sum = 0.0
         self._least = self._most = self._last = 0.0
@@ -109,21 +136,25 @@ class Series:
 
     def add(self, at_us: int, value: float) -> None:
         """Add the value at a time in Unix microseconds."""
-        first = self._count == self._begun
-        self._least = value if first else min(self._least, value)
-        self._most = value if first else max(self._most, value)
-        self._last = value
-        self._sum = value if first else self._sum + value
-        if self._count % self._every == 0:
-            self.points.append((at_us, value))
-            if len(self.points) >= _SERIES_POINTS:
-                del self.points[1::2]
-                self._every *= 2
-        self._count += 1
+        self._count_all(value, value, value, value, 1)
+        added = _Group([(at_us, value)], 1, value)
+        if self._groups and self._groups[-1].count < self._width:
+            self._groups[-1] += added
+            return
+        if len(self._groups) >= _SERIES_POINTS // 2:
+            earlier, later = self._groups[::2], self._groups[1::2]
+            self._groups = [a + b for a, b in zip(earlier, later, strict=False)] + earlier[len(later) :]
+            self._width *= 2
+        self._groups.append(added)
 
     def begin(self) -> None:
         """The statistics begin anew: what came so far was a warm-up, and stays among the points only."""
         self._begun = self._count
+
+    @property
+    def points(self) -> list[Point]:
+        """What is kept of them, in their order."""
+        return [point for group in self._groups for point in group.ends]
 
     def statistics(self) -> dict[str, float]:
         """Smallest, largest, mean and last value, in the metric's unit; empty without points."""
@@ -131,6 +162,31 @@ class Series:
         if not count:
             return {}
         return {"min": self._least, "max": self._most, "mean": self._sum / count, "last": self._last}
+
+    def between(self, windows: Iterable[tuple[int, int]]) -> "Series":
+        """What lies within windows, each from a time to another that is not in it, in Unix microseconds.
+
+        A group that lies across a border counts with those of its kept points that are within.
+        """
+        wanted = list(windows)
+        found = Series()
+        for group in self._groups:
+            ends = [point for point in group.ends if any(begin <= point[0] < end for begin, end in wanted)]
+            if not ends:
+                continue
+            values = [value for _, value in ends]
+            part = group if len(ends) == len(group.ends) else _Group(ends, len(ends), sum(values))
+            found._count_all(min(values), max(values), values[-1], part.total, part.count)
+            found._groups.append(part)
+        return found
+
+    def _count_all(self, least: float, most: float, last: float, total: float, count: int) -> None:
+        first = self._count == self._begun
+        self._least = least if first else min(self._least, least)
+        self._most = most if first else max(self._most, most)
+        self._last = last
+        self._sum = total if first else self._sum + total
+        self._count += count
 
 
 class ClockOffset:

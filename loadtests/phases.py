@@ -55,6 +55,4 @@ def in_phase(measurement: Timed | Series, phase: str, windows: Sequence[Window])
     """
     if isinstance(measurement, Timed):
         return measurement.between(windows, whole=phase != DURING)
-    return Series(
-        point for point in measurement.points if any(from_us <= point[0] < until for from_us, until in windows)
-    )
+    return measurement.between(windows)

@@ -83,7 +83,7 @@ class Figures(Struct, frozen=True, kw_only=True, omit_defaults=True):
     clamped: int = 0
     """Of a latency: values outside its histogram, kept at the nearest end."""
     points: list[tuple[int, float]] = field(default_factory=list)
-    """Of a series: Unix microseconds and value. A very long run keeps every n-th."""
+    """Of a series: Unix microseconds and value. A very long run keeps the smallest and largest of each group of neighbours."""
     moments: list[Moment] = field(default_factory=list)
     """Of a latency: by the time at which something was meant to happen."""
     phases: dict[str, PhaseFigures] = field(default_factory=dict)

@@ -59,14 +59,38 @@ def test_values_out_of_range_are_kept_at_its_ends_and_counted() -> None:
 
 
 def test_a_series_keeps_exact_statistics_and_a_bounded_number_of_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past the bound every second point goes; smallest, largest, mean and last are of all."""
+    """Past the bound groups keep two points; smallest, largest, mean and last are of all."""
     monkeypatch.setattr(measure, "_SERIES_POINTS", 10)
     series = Series((at, float(at)) for at in range(1000))
 
     assert series.statistics() == {"min": 0, "max": 999, "mean": 499.5, "last": 999}
-    assert len(series.points) < 10
-    distances = {b[0] - a[0] for a, b in zip(series.points, series.points[1:], strict=False)}
-    assert len(distances) == 1
+    assert 4 <= len(series.points) <= 10
+    assert series.points == sorted(series.points)
+    assert (series.points[0], series.points[-1]) == ((0, 0.0), (999, 999.0))
+
+
+def test_a_spike_of_a_long_run_is_in_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is, up or down, it stays among the points; and the mean of a part is that of all its points."""
+    monkeypatch.setattr(measure, "_SERIES_POINTS", 100)
+    for place in range(400, 600, 7):
+        values = [10.0 + (at % 3 == 0) for at in range(1000)]
+        values[place], values[place + 3] = 99.0, 0.0
+        series = Series(enumerate(values))
+        around = series.between([(place - 40, place + 40)]).statistics()
+
+        assert (around["min"], around["max"]) == (0, 99)
+        assert len(series.points) <= 100
+        assert series.between([(0, place - 40), (place + 40, 1000)]).statistics()["max"] == 11
+        whole = series.between([(0, 1000)]).statistics()
+        assert whole["mean"] == pytest.approx(sum(values) / 1000)
+
+
+def test_equal_values_keep_the_ends_of_their_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that does not move has as many points as any other."""
+    monkeypatch.setattr(measure, "_SERIES_POINTS", 8)
+    series = Series((at, 5.0) for at in range(16))
+
+    assert [at for at, _ in series.points] == [0, 3, 4, 7, 8, 11, 12, 15]
 
 
 def test_an_offset_comes_from_the_quickest_echo() -> None:
