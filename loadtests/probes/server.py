@@ -73,7 +73,7 @@ class ServerProbe:
         return self._totals.value(name)
 
     def live_closed(self, code: int) -> float:
-        """Live sockets that ended with a code, by the server's own count."""
+        """Live sockets that ended with a code since `prepare`, by the server's own count."""
         return self._totals.value(SOCKETS_CLOSED, f"live {code}")
 
     def warmed_up(self) -> None:
