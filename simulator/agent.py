@@ -32,7 +32,7 @@ from server.protocol.messages import (
     Window,
     WindowUpdate,
 )
-from simulator.backoff import Backoff
+from simulator.backoff import TAKEOVER_SECONDS, Backoff
 from simulator.clock_offset import ClockOffset
 from simulator.delivery import Delivery
 from simulator.hosts import Host
@@ -46,8 +46,6 @@ WELCOME_SECONDS = 10.0
 """Deadline of the server's answer to `hello`."""
 SILENT_HEARTBEATS = 3
 """Heartbeat intervals without any frame from the server after which the connection counts as dead."""
-TAKEOVER_SECONDS = 5.0
-"""Shortest time between two dials that `token_expiring` asks for."""
 MAX_UNREADABLE = 20
 """Frames that are no message, in one connection, before the agent closes it. A few may be a newer server's."""
 MAX_DRAIN_SECONDS = 3600

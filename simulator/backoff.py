@@ -15,6 +15,8 @@ right after accepting would be dialled in a hot loop."""
 OVERLOAD_SECONDS = 30.0
 DRAIN_SECONDS = 10.0
 """Spread after a 1012 without a `drain` before it."""
+TAKEOVER_SECONDS = 5.0
+"""Shortest time between two dials that `token_expiring` asks for."""
 _MAX_RETRY_AFTER_SECONDS = 3600.0
 _MAX_EXPONENT = 6
 _MAX_SPREAD_SECONDS = 60.0

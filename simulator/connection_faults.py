@@ -135,6 +135,12 @@ class TokenExpiry(FleetFault):
                 victim.token = round(self.fault.for_seconds), self
                 victim.link.on_frame(None, encode(TokenExpiring(expires_at=self.services.now_us())))
 
+    def end(self) -> None:
+        """Who has not dialled by now needs no such token."""
+        for victim in self.victims:
+            if victim.token is not None and victim.token[1] is self:
+                victim.token = None
+
     def opened(self, victim: Victim, link: ImpairedLink) -> None:
         """The first one that was dialled after the fault began has the short token."""
         if self in link.struck_by:

@@ -79,6 +79,16 @@ class Delivery:
         return self._spool.tick_of(self._spool.first) if self._spool else self.tick + 1
 
     @property
+    def produced(self) -> int:
+        """Highest seq given out."""
+        return self._spool.produced
+
+    @property
+    def sent(self) -> int:
+        """Highest seq ever sent."""
+        return self._spool.sent
+
+    @property
     def next_seq(self) -> int:
         """Seq of the next batch never sent before."""
         return self._spool.next_seq

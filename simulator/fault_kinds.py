@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from simulator.backoff import TAKEOVER_SECONDS
+
 CONNECTION, CLOCK, FRAMES = "connection", "clock", "frames"
 FLEET_PARTS = (CONNECTION, CLOCK, FRAMES)
 """Parts that break in the fleet itself; the others the runner breaks."""
@@ -21,6 +23,8 @@ class FaultKind(NamedTuple):
     """The keys that it takes beside `at` and `kind`."""
     defaults: Mapping[str, str | int] = {}
     """Where they are others than those of the format."""
+    late_seconds: float = 0.0
+    """How much later than `for` after its beginning it may be over."""
 
     @property
     def of_fleet(self) -> bool:
@@ -74,6 +78,7 @@ FAULTS: dict[str, FaultKind] = {
         "Agents dial with a token that lives `for` so long, whole seconds, and pay no heed to `token_expiring`.",
         CONNECTION,
         ("for", *_WHO),
+        late_seconds=TAKEOVER_SECONDS,  # one that has just dialled waits so long before it does again
     ),
     "clock_skew": FaultKind(
         "The agents' clocks are off by `skew`, and so is the time of all they send, `for` so long.",

@@ -173,7 +173,8 @@ class Faults:
         fault.begun_us = self._services.now_us()
         fault.begin()
         if fault.fault.for_seconds:
-            self._timers.append(self._services.call_later(fault.fault.for_seconds, lambda: self._end(fault)))
+            ends = fault.fault.for_seconds + fault.fault.late_seconds
+            self._timers.append(self._services.call_later(ends, lambda: self._end(fault)))
         elif not fault.lasts:
             self._end(fault)
 

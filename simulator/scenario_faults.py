@@ -41,6 +41,11 @@ class Fault(Struct, frozen=True, kw_only=True):
         return FAULTS[self.kind].part
 
     @property
+    def late_seconds(self) -> float:
+        """How much later than `for_seconds` after its beginning it may be over."""
+        return FAULTS[self.kind].late_seconds
+
+    @property
     def of_fleet(self) -> bool:
         """Whether the fleet does it, and not the runner."""
         return FAULTS[self.kind].of_fleet
@@ -176,5 +181,6 @@ def begins(fault: Mapping[str, Any]) -> float:
 
 
 def _ends(fault: Mapping[str, Any]) -> float:
-    """When a fault is over; only a kind that lasts has a `for`."""
-    return float(fault.get("at", 0)) + float(fault.get("for", 0))
+    """When a fault is over at the latest; only a kind that lasts has a `for`."""
+    kind = FAULTS.get(fault.get("kind", ""))
+    return float(fault.get("at", 0)) + float(fault.get("for", 0)) + (kind.late_seconds if kind else 0.0)

@@ -88,7 +88,7 @@ FRAMES = (
 )  # fmt: skip
 CONNECTIONS = (
     "disconnect:at=500ms", "half_open:at=1.5s,for=500ms", "slow_link:at=2.5s,for=500ms,latency=100ms",
-    "unread_acks:at=3.5s,for=500ms", "token_expiry:at=4.5s,for=1s", "reconnect_storm:at=6s,for=1.2s,fraction=0.5",
+    "unread_acks:at=3.5s,for=500ms", "reconnect_storm:at=4.5s,for=1.2s,fraction=0.5", "token_expiry:at=7.5s,for=1s",
 )  # fmt: skip
 CLOCKS = (
     "clock_skew:at=500ms,for=700ms,skew=1s,fraction=0.5", "clock_skew:at=1.5s,for=500ms,skew=-1s,fraction=0.5",
@@ -97,7 +97,7 @@ CLOCKS = (
 
 
 @pytest.mark.parametrize(
-    ("faults", "seconds"), [(FRAMES, 4), (CONNECTIONS, 9), (CLOCKS, 4)], ids=["frames", "connections", "clocks"]
+    ("faults", "seconds"), [(FRAMES, 4), (CONNECTIONS, 14), (CLOCKS, 4)], ids=["frames", "connections", "clocks"]
 )
 async def test_a_fleet_that_misbehaves_leaves_a_true_ledger(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: tuple[str, ...], seconds: int

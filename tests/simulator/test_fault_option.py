@@ -57,6 +57,11 @@ def test_a_fault_is_told_as_it_was_read(kind: str) -> None:
             ["half_open:at=10s,for=5s", "slow_link:at=12s"],
             "--fault slow_link:at=12s: at: must lie after the end of half_open at 15s",
         ),
+        (
+            ["token_expiry:at=10s,for=5s", "disconnect:at=19s"],
+            "--fault disconnect:at=19s: at: must lie after the end of token_expiry at 20s",
+        ),
+        (["token_expiry:at=50s,for=5s"], "for: must end inside the duration of 1m"),
         (["clock_skew:at=1s,for=5s", "clock_skew:at=6s"], "at: must lie after the end of clock_skew at 6s"),
     ],
 )  # fmt: skip
