@@ -8,7 +8,7 @@ from loadtests.bench import cli as bench_cli
 from server import cli as server_cli
 from server import cli_access
 from simulator import cli as simulator_cli
-from simulator import record_cli
+from simulator import merge_cli, record_cli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +26,7 @@ app.command("demo")(loadtests_cli.demo)
 app.command("serve")(server_cli.serve)
 app.command("record")(record_cli.record)
 app.command("simulate")(simulator_cli.simulate)
+app.command("merge-reports")(merge_cli.merge_reports)
 app.add_typer(bench_cli.app, name="bench")
 app.add_typer(cli_access.token_app, name="token")
 app.add_typer(cli_access.quota_app, name="quota")

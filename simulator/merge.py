@@ -1,4 +1,4 @@
-"""The reports of a fleet's processes as one report."""
+"""The reports of a fleet's processes, or of its machines, as one report."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def add_reports(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     one that is late makes the fleet late. What makes one of them invalid makes the fleet so, with the shard's name.
 
     Args:
-        reports: of the shards of one fleet, at least one.
+        reports: of the shards of one fleet, at least one; some may be such reports of several shards themselves.
     """
     if len(reports) == 1:
         return dict(reports[0])
@@ -39,7 +39,7 @@ def add_reports(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "clock_offset_ms": _middle([report["clock_offset_ms"] for report in reports]),
         "faults": faults,
         "invalid": [*_invalid(reports), *missed_reasons(faults)],
-        "processes": [_told(report) for report in reports],
+        "processes": [told for report in reports for told in report.get("processes") or [_told(report)]],
     }
     return whole
 
@@ -51,7 +51,8 @@ _OWN = {"shard", "connections", "cpu", "clock_offset_ms", "faults", "invalid", "
 def _invalid(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     """What makes a process invalid. A fault that missed the agents of one may have struck those of another."""
     return [
-        f"shard {report['shard']}: {reason}"
+        # A report that is merged itself names the shard already.
+        reason if report["shard"] is None else f"shard {report['shard']}: {reason}"
         for report in reports
         for reason in report["invalid"]
         if reason not in missed_reasons(report["faults"])
