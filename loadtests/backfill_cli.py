@@ -90,7 +90,7 @@ def _run(wanted: "Wanted", storage: str, database_url: str, ledger: Path, *, mea
             reading.terminate()
             writing.terminate()
         typer.echo(f"raw COPY: {raw.rows:,} of these rows in {raw.seconds:.1f} s, {raw.rows_per_second:,.0f} rows/s")
-        typer.echo(f"backfill : raw COPY = {rate / raw.rows_per_second:.2f}")
+        typer.echo(_ratio(rate, raw.rows_per_second, wanted.connections))
 
     try:
         asyncio.run(work())
@@ -102,6 +102,12 @@ def _run(wanted: "Wanted", storage: str, database_url: str, ledger: Path, *, mea
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError, SeatrialError) as error:
         _fail(_ENVIRONMENT, f"database: {type(error).__name__}: {error}")
     return 0
+
+
+def _ratio(backfill: float, raw: float, connections: int) -> str:
+    """Both rates, rows/s, by their ratio; it is no share of a limit, for raw COPY has one connection."""
+    several = f"{connections} connections" if connections > 1 else "one connection"
+    return f"backfill : raw COPY = {backfill / raw:.2f} (backfill with {several}, raw COPY with one)"
 
 
 def _micros(field: str, text: str) -> int:

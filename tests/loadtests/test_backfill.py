@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from loadtests.backfill import Backfill, Wanted, backfilling
 from loadtests.backfill_checks import BackfillError, check_database
+from loadtests.backfill_cli import _ratio
 from loadtests.findings import Findings
 from loadtests.verify import Verifier, verify_all
 from seatrial import app
@@ -241,3 +242,9 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, arguments: list[str], co
 
     assert done.exit_code == code
     assert words in done.output
+
+
+@pytest.mark.parametrize(("connections", "words"), [(2, "2 connections"), (1, "one connection")])
+def test_the_ratio_to_raw_copy_names_the_connections_of_both(connections: int, words: str) -> None:
+    """Two connections beside one are no share of a limit, and nobody shall read it so."""
+    assert _ratio(510.0, 500.0, connections) == f"backfill : raw COPY = 1.02 (backfill with {words}, raw COPY with one)"
