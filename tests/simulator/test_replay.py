@@ -25,6 +25,7 @@ from simulator.recorded_agents import Recording, read_recording
 from simulator.recording import Frame, Opened, RecordingError, RecordingWriter
 from simulator.replay import ReplayHost
 from simulator.samples import Sample
+from tests.simulator.test_cli import address, ended, simulate
 from tests.simulator.test_processes import rows_of
 from tests.support.fake_server import fake_server
 from tests.support.fleets import plan_for
@@ -263,6 +264,20 @@ def test_the_times_of_a_recorded_agent_are_held_once(recorded: Recording) -> Non
     held = [{id(getattr(host, name)) for name in ("_dues", "_batches")} for host in (first, copy)]
 
     assert held[0] == held[1]
+
+
+async def test_the_command_sends_each_recorded_batch_so_many_times(recorded: Recording, tmp_path: Path) -> None:
+    """Without a duration it ends by itself, a ramp and a period after its start, with nothing left out or sent twice."""
+    report = tmp_path / "report.json"
+    async with fake_server() as server:
+        given = ["--url", address(server), "--replay", str(recorded.path), "--times", "3", "--ramp", "1s"]
+        async with simulate(*given, "--report", str(report)) as process:
+            _, _, errors = await ended(process)
+    told = json.loads(report.read_text())
+
+    assert "Traceback" not in errors
+    assert (told["agents"], told["batches"]["acked"]) == (6, 3 * 4)
+    assert told["rows"] == {"metrics": 3 * 6, "logs": 3 * 1}
 
 
 def expected_of(path: Path) -> list[tuple[Sample, Status]]:
