@@ -94,7 +94,11 @@ class ActionFeed:
         self.close()
 
     def _take(self, action: ActionStatus) -> None:
-        if action.state in FINAL_STATES:
+        tenant = self._api.identity.tenant
+        if not tenant.owns(action.host):
+            detail = f"action {action.action_id} of host {action.host} in {TOPIC} of {tenant.org}"
+            self._measurements.failure("foreign", detail)
+        elif action.state in FINAL_STATES:
             self._outcomes[action.action_id] = action.state
             if len(self._outcomes) > OUTCOMES:
                 del self._outcomes[next(iter(self._outcomes))]

@@ -47,6 +47,12 @@ class Action(Struct):
     state: str
 
 
+class ActionPage(Struct):
+    """Answer to `GET /api/actions`."""
+
+    actions: tuple[Action, ...]
+
+
 class Problem(Struct):
     """What the server says where it refuses: RFC 9457."""
 

@@ -185,7 +185,9 @@ METRICS: dict[str, Metric] = {
         "B", "count", "Bytes of the server that the proxy held back from agents.", needs_fault=("acks_withheld",)
     ),
     "live_messages": Metric("", "count", "Messages that browsers received.", (), _BROWSERS),
-    "live_foreign": Metric("", "count", "Messages about something that the browser had not asked for.", (), _BROWSERS),
+    "live_foreign": Metric(
+        "", "count", "Messages and answers about what was not asked for, or is another's.", (), _BROWSERS
+    ),
     "live_violations": Metric(
         "",
         "count",
@@ -203,7 +205,7 @@ METRICS: dict[str, Metric] = {
     "trespasses": Metric(
         "",
         "count",
-        "Attempts of browsers to see another organisation's; each must be refused.",
+        "Attempts of browsers to see another organisation's that were refused.",
         ("ui.subscribers",),
         needs_several=("fleet.organisations",),
     ),

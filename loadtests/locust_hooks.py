@@ -35,6 +35,8 @@ ONE_CLOCK = "SEATRIAL_ONE_CLOCK"
 """1: the agents run on this machine, so that no offset to the server's clock is taken out of latencies; not set: it is."""
 ORGANISATIONS = "SEATRIAL_ORGANISATIONS"
 """To so many the users belong in turn; not set: to the one of the environment."""
+AGENTS = "SEATRIAL_AGENTS"
+"""So many agents the organisations have together; not set: not known."""
 SHAPE = "SEATRIAL_SHAPE"
 """How the number of browsers changes; not set: it does not."""
 
@@ -54,14 +56,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def count_of(variable: str) -> int:
-    """How many users a variable asks for.
+    """How many a variable asks for; 0: it is not set.
 
     Raises:
         SystemExit: it holds no number.
     """
     text = os.environ.get(variable) or "0"
     if not text.isdecimal():
-        raise SystemExit(f"{variable} = {text}: expected a number of users")
+        raise SystemExit(f"{variable} = {text}: expected a number")
     return int(text)
 
 

@@ -21,7 +21,8 @@ FAILURES: dict[str, str] = {
     "bad_frame": "a frame is no message of the protocol",
     "time_back": "a container's time went back",
     "duplicate_line": "a log line came twice",
-    "foreign": "a frame is about something that was not asked for",
+    "foreign": "a frame or an answer is about something that was not asked for, or is another organisation's",
+    "not_proven": "what is another organisation's was neither refused nor shown",
     "no_snapshot": "a topic was not answered",
     "not_paused": "a topic that was paused went on",
     "lost_line": "a stored log line neither came nor stood in a gap",
@@ -107,9 +108,9 @@ class Recorded(Struct, kw_only=True):
     clock: ClockEstimate | None = None
     """None: no heartbeat was echoed."""
     trespasses: int = 0
-    """Attempts to see another organisation's."""
+    """Attempts to see another organisation's that were refused as they must be."""
     foreign: int = 0
-    """Frames about something that was not asked for: a leak between organisations shows here."""
+    """Frames and answers about what was not asked for: a leak between organisations shows here."""
     answers: int = 0
     """Good answers of the API, to whatever user."""
     downloaded_lines: int = 0
@@ -209,7 +210,7 @@ class Measurements:
         self._recorded.overtaken += overtaken
 
     def trespassed(self, attempts: int) -> None:
-        """A browser tried so many times to see another organisation's."""
+        """A browser tried so many times to see another organisation's, and was refused."""
         self._recorded.trespasses += attempts
 
     def slow_closed(self, code: int) -> None:

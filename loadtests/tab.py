@@ -223,7 +223,7 @@ def open_tab(
         return None
     measurements.visit()
     clock = ClockOffset()
-    return Tab(socket, Watch(measurements, clock, received, slow=slow), clock, slow=slow)
+    return Tab(socket, Watch(measurements, clock, received, slow=slow, tenant=api.identity.tenant), clock, slow=slow)
 
 
 def _silent() -> str:

@@ -26,6 +26,7 @@ ALWAYS: tuple[Threshold, ...] = (
     Threshold(metric="audit_wrong", stat="count", op="==", limit=0),
     Threshold(metric="actions_executed_twice", stat="count", op="==", limit=0),
     Threshold(metric="actions_sent_twice", stat="count", op="==", limit=0),
+    Threshold(metric="trespasses", stat="count", op=">", limit=0),
 )
 """Judged in every run that can measure them, whatever the scenario says: it can be stricter, never laxer."""
 
@@ -40,7 +41,8 @@ _EXPLAINED_BY_OUTAGES = frozenset({"api_errors", "live_errors"})
 _OUTAGES = frozenset({"server", "postgres", "network"})
 """Parts whose faults users feel as failed requests and closed sockets."""
 
-_CORRECTNESS = frozenset(threshold.metric for threshold in ALWAYS)
+# Without a refusal nothing is proven; that is no leak, which `live_foreign` would count.
+_CORRECTNESS = frozenset(threshold.metric for threshold in ALWAYS) - {"trespasses"}
 
 Measured = Mapping[str, Latency | Series | float]
 """What a run measured, by metric; a metric without samples may be absent."""

@@ -15,6 +15,7 @@ from loadtests import locust_hooks
 from loadtests.action_feed import ActionFeed
 from loadtests.api import Api, Identity
 from loadtests.locust_hooks import (
+    AGENTS,
     AUDITORS,
     CHART_READERS,
     LOG_DOWNLOADERS,
@@ -68,7 +69,7 @@ class ApiUser(HttpUser):
         self.client.verify = os.environ.get("SSL_CERT_FILE") or True
         self.measurements: Measurements = self.environment.seatrial_measurements
         org = os.environ.get(ORG) or DEFAULT_ORG
-        self.tenant = tenant(org, count_of(ORGANISATIONS) or 1, self.number + 1)
+        self.tenant = tenant(org, count_of(ORGANISATIONS) or 1, self.number + 1, count_of(AGENTS))
         identity = Identity(f"loadtest-{kind}-{self.number + 1}", self.role, self.tenant)
         self.api = Api(self.client, self.measurements, identity)
 
@@ -87,7 +88,8 @@ class Browser(ApiUser):
         super().on_start()
         options = self.environment.parsed_options
         stored = StoredCheck(self.api, self.measurements, self.environment.seatrial_turnstile, options.check_seconds)
-        self._visitor = Visitor(self.api, self.host, self.measurements, stored, self.chance)
+        run = self.environment.seatrial_run
+        self._visitor = Visitor(self.api, self.host, self.measurements, stored, self.chance, run)
 
     def wait_time(self) -> float:
         """Between two visits, in seconds."""

@@ -55,6 +55,7 @@ def make_users(scenario: Scenario, server: Site, directory: Path) -> Child:
         "SEATRIAL_MEASURED_FROM": f"{time.time() + scenario.warm_up_seconds:.3f}" if scenario.warm_up_seconds else "0",
         "SEATRIAL_ONE_CLOCK": "1",  # the fleet runs here too, wherever the server is
         "SEATRIAL_ORGANISATIONS": str(scenario.fleet.organisations),
+        "SEATRIAL_AGENTS": str(scenario.fleet.agents),
         "SEATRIAL_OPERATORS": str(actions.operators),
         "SEATRIAL_SLOW_BROWSERS": str(ui.slow),
         "SEATRIAL_RECONNECTING_BROWSERS": str(ui.reconnecting),

@@ -49,6 +49,8 @@ class Visitor(NamedTuple):
     stored: StoredCheck
     chance: random.Random
     """Of this user alone, so that the same seed makes the same visits."""
+    run: str
+    """The run's name."""
 
     def hosts(self) -> list[HostStatus]:
         """Those of the fleet's page that have something to look at."""
@@ -74,7 +76,7 @@ def _walk(visitor: Visitor, tab: Tab, seconds: float) -> None:
     tab.settle()
     tab.subscribe("fleet")
     if visitor.api.identity.tenant.of > 1:
-        trespass(tab, visitor.api, visitor.measurements, visitor.chance)
+        trespass(tab, visitor.api, visitor.measurements, visitor.chance, visitor.run)
     hosts = tab.fetch(visitor.hosts)
     think(FLEET)
     if not hosts:

@@ -1,14 +1,20 @@
 """What a simulated browser checks in the frames that it gets. Pure: no socket, no clock."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from loadtests.measure import ClockOffset
 from loadtests.received import Place, Received
 from loadtests.recorded import Measurements
+from loadtests.tenants import ALONE, Tenant
 from server.protocol.codec import FrameError, decode_live_event
+from server.protocol.error_codes import ErrorCode
 from server.protocol.messages import (
+    ActionChange,
+    ActionStatus,
     ContainerStatus,
     Error,
+    FleetSummary,
     Gap,
     HeartbeatEcho,
     HostChange,
@@ -20,6 +26,19 @@ from server.protocol.messages import (
     Snapshot,
     type_of,
 )
+
+REFUSALS = frozenset({ErrorCode.NOT_FOUND, ErrorCode.FORBIDDEN})
+"""Codes of an error that say that a topic is not for us. Any other says that the server did not look."""
+
+
+class Trespassed(NamedTuple):
+    """What became of topics that must be refused."""
+
+    refused: tuple[str, ...]
+    unproven: tuple[str, ...]
+    """Answered with another error."""
+    open: tuple[str, ...]
+    """Answered with no error at all."""
 
 
 class Watch:
@@ -33,15 +52,18 @@ class Watch:
         clock: learns from echoes.
         received: gets what came of the logs and containers watched; a browser that connects again keeps it.
         slow: whether the browser is slow on purpose.
+        tenant: the browser's organisation.
     """
 
     def __init__(
-        self, measurements: Measurements, clock: ClockOffset, received: Received | None = None, *, slow: bool = False
-    ) -> None:
+        self, measurements: Measurements, clock: ClockOffset, received: Received | None = None, *,
+        slow: bool = False, tenant: Tenant = ALONE,
+    ) -> None:  # fmt: skip
         self._measurements = measurements
         self._clock = clock
         self.received = received or Received()
         self._slow = slow
+        self._tenant = tenant
         self._containers: dict[str, set[str]] = {}
         """Of each host that may be shown."""
         self._unanswered: set[str] = set()
@@ -51,8 +73,8 @@ class Watch:
         self._paused: set[str] = set()
         self._read_again: dict[str, Place] = {}
         """Logs whose next snapshot begins behind a place."""
-        self._forbidden: set[str] = set()
-        """Topics of others that were asked for and not refused yet."""
+        self._forbidden: dict[str, str] = {}
+        """Topics of others that were asked for, and the code of the error that came; empty: none yet."""
         self._newest: dict[tuple[str, str], int] = {}
         """Per topic and container: time of its newest sample."""
         self.topics: set[str] = set()
@@ -73,13 +95,17 @@ class Watch:
     def expect_refusals(self, topics: Iterable[str]) -> tuple[str, ...]:
         """Ask for topics that must be refused. Whatever comes of them but an error is foreign."""
         asked = tuple(topics)
-        self._forbidden.update(asked)
+        self._forbidden.update(dict.fromkeys(asked, ""))
         return asked
 
-    def trespasses(self) -> list[str]:
-        """Those of them that were not refused; asked after the echo of a heartbeat. They are forgotten."""
-        found, self._forbidden = sorted(self._forbidden), set()
-        return found
+    def trespassed(self) -> Trespassed:
+        """What became of them; asked after the echo of a heartbeat. They are forgotten."""
+        told, self._forbidden = self._forbidden, {}
+        return Trespassed(
+            refused=tuple(topic for topic, code in told.items() if code in REFUSALS),
+            unproven=tuple(topic for topic, code in told.items() if code and code not in REFUSALS),
+            open=tuple(topic for topic, code in told.items() if not code),
+        )
 
     def leave(self, topics: Iterable[str], at_us: int) -> tuple[str, ...]:
         """Unsubscribe from topics, at a time by our clock."""
@@ -122,7 +148,7 @@ class Watch:
         if isinstance(event, HeartbeatEcho):
             self._echo(event, received_us)
         elif isinstance(event, Error) and event.about and event.about.topic in self._forbidden:
-            self._forbidden.discard(event.about.topic)
+            self._forbidden[event.about.topic] = event.code
         elif isinstance(event, Error):
             self._measurements.failure("error", f"{event.code}: {event.message}")
             if event.about and event.about.topic:
@@ -137,6 +163,8 @@ class Watch:
         match event:
             case Snapshot():
                 self._unanswered.discard(event.topic)
+                self._fleet(event.topic, event.fleet)
+                self._actions(event.topic, event.actions)
                 self._hosts(event.topic, event.host, event.containers)
                 self._samples(event.topic, event.samples)
                 self._new_lines(event.topic, event.lines, self._read_again.pop(event.topic, None))
@@ -146,6 +174,8 @@ class Watch:
                 latencies = [now_us - at for at in self._new_lines(event.topic, event.lines)]
             case HostChange():
                 self._hosts(event.topic, event.host, event.upserts)
+            case ActionChange():
+                self._actions(event.topic, (event.action,))
             case Gap():
                 self._measurements.gap(event.dropped)
                 self.received.gap(event.topic, event.dropped)
@@ -169,6 +199,16 @@ class Watch:
         for topic in sorted(topics & self._unanswered):
             self._measurements.failure("no_snapshot", topic)
         self._unanswered -= topics
+
+    def _fleet(self, topic: str, fleet: FleetSummary | None) -> None:
+        """A summary has no names: more hosts than the organisation has are another's."""
+        if fleet is not None and self._tenant.too_many(hosts := fleet.hosts_online + fleet.hosts_offline):
+            self._measurements.failure("foreign", f"{hosts} hosts in {topic} of {self._tenant.org}")
+
+    def _actions(self, topic: str, actions: Sequence[ActionStatus]) -> None:
+        for action in actions:
+            if topic != "actions" or not self._tenant.owns(action.host):
+                self._measurements.failure("foreign", f"action {action.action_id} of host {action.host} in {topic}")
 
     def _hosts(self, topic: str, host: HostStatus | None, containers: Sequence[ContainerStatus]) -> None:
         if host is not None and (host.id not in self._containers or topic != f"host:{host.id}"):

@@ -38,18 +38,25 @@ SOUND: dict[str, Latency | Series | float] = {
     "batches_unsettled": 0,
     "api_errors": 0,
     "live_errors": 0,
+    "trespasses": 1,
 }
 DEFAULTS = len(ALWAYS) + len(UNLESS_SET)
 
 
 def scenario(
-    directory: Path, *thresholds: str, ui: int = 1, log_lines: int = 1, operators: int = 1, charts: int = 1
+    directory: Path,
+    *thresholds: str,
+    ui: int = 1,
+    log_lines: int = 1,
+    operators: int = 1,
+    charts: int = 1,
+    organisations: int = 2,
 ) -> Scenario:
     """A scenario with these thresholds."""
     path = directory / "x.toml"
     path.write_text(
         f'question = "q"\n[ui]\nsubscribers = {ui}\nchart_readers = {charts}\n[actions]\noperators = {operators}\n'
-        f"[fleet]\nlog_lines = {log_lines}\n[thresholds]\n" + "\n".join(thresholds)
+        f"[fleet]\nlog_lines = {log_lines}\norganisations = {organisations}\n[thresholds]\n" + "\n".join(thresholds)
     )
     return load(path)
 
@@ -148,6 +155,7 @@ def test_the_defaults_are_always_judged(tmp_path: Path) -> None:
         ("audit_wrong.count", "== 0"),
         ("actions_executed_twice.count", "== 0"),
         ("actions_sent_twice.count", "== 0"),
+        ("trespasses.count", "> 0"),
     ]
     assert [one.passed for one in judged] == [False] + [True] * (DEFAULTS - 1) + [True]
 
@@ -158,6 +166,15 @@ def test_a_run_without_browsers_is_not_judged_by_them(tmp_path: Path) -> None:
 
     ledger = {metric for metric in SOUND if metric.startswith("ledger_")}
     assert {one.metric for one in judged} == {*ledger, "batches_unsettled"}
+
+
+def test_several_organisations_need_one_refusal_at_least(tmp_path: Path) -> None:
+    """A run in which no attempt was refused proves nothing, and is no leak; of one organisation alone none is asked."""
+    judged = by_key(judge(scenario(tmp_path), SOUND | {"trespasses": 0}))["trespasses.count"]
+    alone = judge(scenario(tmp_path, organisations=1), SOUND)
+
+    assert (judged.passed, judged.correctness) == (False, False)
+    assert "trespasses" not in {one.metric for one in alone}
 
 
 def test_a_run_without_operators_is_not_judged_by_the_audit_log(tmp_path: Path) -> None:
@@ -335,7 +352,8 @@ def test_some_metrics_are_about_correctness(tmp_path: Path) -> None:
     """The ledger's metrics and what browsers must never see decide about data, every other about speed."""
     judged = judge(scenario(tmp_path, 'ack_latency_ms.p99 = "< 1"'), SOUND | {"live_foreign": 1})
 
-    assert [one.correctness for one in judged] == [True] * len(ALWAYS) + [False] * (len(UNLESS_SET) + 1)
+    speed = [one.metric for one in judged if not one.correctness]
+    assert speed == ["trespasses", *(one.metric for one in UNLESS_SET), "ack_latency_ms"]
     assert not judged[4].passed
 
 

@@ -37,7 +37,7 @@ async def visit(fake: FakeLive, how: Visit, seconds: float = 1.0, *, seed: int =
         api = recorder.api(client)
         stored = StoredCheck(api, recorder.measurements, Turnstile(100), 30)
         try:
-            how(Visitor(api, fake.url, recorder.measurements, stored, random.Random(seed)), seconds)
+            how(Visitor(api, fake.url, recorder.measurements, stored, random.Random(seed), "run"), seconds)
         finally:
             client.close()
 
