@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from loadtests.scrape import opener
+from loadtests.consent import opener
 
 READ_SECONDS = 10.0
 TRY_SECONDS = 30.0

@@ -55,6 +55,7 @@ def run(
     Exit code: 0 passed, 10 a threshold failed, 11 data was lost, altered or invented, 12 the run is invalid, 2 wrong
     usage or scenario, 3 the environment could not be set up, 130 interrupted.
     """
+    from loadtests.consent import NoConsentError
     from loadtests.faults import check_breakable
     from loadtests.outputs import draw_report, write_outputs
     from loadtests.result_file import create_run_directory
@@ -62,7 +63,7 @@ def run(
     from loadtests.run import run as perform
     from loadtests.server_settings import validate_server_settings
     from loadtests.summary import show
-    from loadtests.target import NoConsentError, reach, target_of
+    from loadtests.target import reach, target_of
     from loadtests.target_limits import check_targetable
     from loadtests.thresholds import validate_thresholds
     from simulator.errors import PlanError

@@ -6,7 +6,10 @@ In Locust's own process only, as `loadtests.users`.
 import atexit
 import ctypes
 import os
+import re
+import secrets
 import signal
+import socket
 import sys
 import time
 import uuid
@@ -18,6 +21,7 @@ import psutil
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtests.attempts import AttemptLog
+from loadtests.consent import NoConsentError, require_consent
 from loadtests.recorded import Measurements
 from loadtests.shapes import ShapeError, parse_shape
 from loadtests.stored import Turnstile
@@ -52,6 +56,7 @@ CHECKS_PER_SECOND = 2.0
 """Of all browsers of a process, at most."""
 LAST_WORDS_SECONDS = 10.0
 """Time for workers to leave."""
+_WORKERS_MESSAGE = "seatrial_workers"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -107,12 +112,17 @@ def shape_of(text: str | None) -> Shape:
 def register(events: Any) -> None:
     """Take part in Locust's events. Called once in a process."""
     events.init_command_line_parser.add_listener(_add_options)
+    events.init.add_listener(_ask_first)
+    events.test_start.add_listener(_ask_first)
+    events.init.add_listener(_hear_of_workers)
+    events.test_start.add_listener(_tell_workers)
     events.init.add_listener(_live_as_long_as_the_workers)
     events.init.add_listener(_die_with_the_master)
     events.init.add_listener(_leave_when_told)
     events.init.add_listener(_begin)
     events.test_start.add_listener(_begin)
     events.init.add_listener(_begin_attempts)
+    events.init.add_listener(_name_file)
     events.init.add_listener(_write_meanwhile)
     # Both write, because a signal makes Locust quit before it stops the users.
     events.test_stop.add_listener(_write)
@@ -143,6 +153,31 @@ def _add_options(parser: Any) -> None:
         "--actions-until", type=float, default=0.0, env_var="SEATRIAL_ACTIONS_UNTIL",
         help="Unix time after which no attempt is begun; 0: until the end",
     )  # fmt: skip
+
+
+def _ask_first(environment: Any, **_: Any) -> None:
+    """Load no server that has not agreed. The web page may name another one than the command line."""
+    if environment.host:
+        try:
+            require_consent(environment.host, os.environ)
+        except NoConsentError as error:
+            raise SystemExit(f"locustfile: {error}") from None
+
+
+def _hear_of_workers(environment: Any, **_: Any) -> None:
+    """A worker learns how many there are before its first user comes, whether they are forked or on other machines."""
+    environment.seatrial_workers = 1
+
+    def hear(environment: Any, msg: Any, **_: Any) -> None:
+        environment.seatrial_workers = msg.data
+
+    if isinstance(environment.runner, WorkerRunner):
+        environment.runner.register_message(_WORKERS_MESSAGE, hear)
+
+
+def _tell_workers(environment: Any, **_: Any) -> None:
+    if isinstance(environment.runner, MasterRunner):
+        environment.runner.send_message(_WORKERS_MESSAGE, environment.runner.worker_count)
 
 
 def _live_as_long_as_the_workers(environment: Any, **_: Any) -> None:
@@ -203,33 +238,33 @@ def _begin_attempts(environment: Any, **_: Any) -> None:
     environment.seatrial_run = os.environ.get(RUN) or f"loadtest-{uuid.uuid4().hex[:8]}"
 
 
-def _write(environment: Any, **_: Any) -> None:
+def _name_file(environment: Any, **_: Any) -> None:
+    """Each worker has a file of its own, under a name that no worker of another machine has when they are gathered."""
     name = os.environ.get(MEASUREMENTS)
-    if not name or isinstance(environment.runner, MasterRunner):
+    path = Path(name) if name else None
+    if path is not None and isinstance(environment.runner, WorkerRunner):
+        machine = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:64]
+        path = path.with_name(f"{path.stem}-{machine}-{secrets.token_hex(4)}-{os.getpid()}{path.suffix}")
+    environment.seatrial_file = path
+
+
+def _write(environment: Any, **_: Any) -> None:
+    if environment.seatrial_file is None or isinstance(environment.runner, MasterRunner):
         return
     if environment.seatrial_writing is not None:
         environment.seatrial_writing.kill()
         environment.seatrial_writing = None
-    environment.seatrial_measurements.write(_path(environment, name))
+    environment.seatrial_measurements.write(environment.seatrial_file)
 
 
 def _write_meanwhile(environment: Any, **_: Any) -> None:
     """Tell every few seconds what was measured so far: a threshold may end the run by it."""
-    name = os.environ.get(MEASUREMENTS)
     environment.seatrial_writing = None
-    if name and not isinstance(environment.runner, MasterRunner):
-        environment.seatrial_writing = gevent.spawn(_write_often, environment, name)
+    if environment.seatrial_file is not None and not isinstance(environment.runner, MasterRunner):
+        environment.seatrial_writing = gevent.spawn(_write_often, environment)
 
 
-def _write_often(environment: Any, name: str) -> None:
+def _write_often(environment: Any) -> None:
     while True:
         gevent.sleep(WRITE_SECONDS)
-        environment.seatrial_measurements.write(_path(environment, name), ended=False)
-
-
-def _path(environment: Any, name: str) -> Path:
-    """Each worker has a file of its own."""
-    path = Path(name)
-    if isinstance(environment.runner, WorkerRunner):
-        return path.with_name(f"{path.stem}-{os.getpid()}{path.suffix}")
-    return path
+        environment.seatrial_measurements.write(environment.seatrial_file, ended=False)

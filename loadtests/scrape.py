@@ -2,30 +2,17 @@
 
 import asyncio
 import urllib.error
-import urllib.request
 from collections.abc import Iterable
-from functools import lru_cache
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from loadtests.consent import opener
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
 
 Sample = dict[tuple[str, str], float]
 """Value by (name, value of its label `le` or empty), and of closed sockets by (name, `<endpoint> <code>`) too."""
 SOCKETS_CLOSED = "seatrial_sockets_closed_total"
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows nothing: a token goes to the server that was named, and to no other."""
-
-    def redirect_request(self, *_: object) -> None:
-        """There is no other request."""
-
-
-@lru_cache(maxsize=1)
-def opener() -> urllib.request.OpenerDirector:
-    """What opens a URL straight, without the proxies of the environment, and follows no redirect."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 
 
 def _fetch(url: str) -> bytes:

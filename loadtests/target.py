@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
-import msgspec
-from msgspec import Struct
 
+from loadtests.consent import ASK_SECONDS, CONSENT_PATH, Consent, NoConsentError, opener, read_consent
 from loadtests.database import AWAY
 from loadtests.fingerprint import Deployed
-from loadtests.scrape import opener, scrape
+from loadtests.scrape import scrape
 from loadtests.stage import StageError
 from loadtests.target_limits import check_seen, check_storage
 from loadtests.tokens import ORG as ORG_VARIABLE
@@ -35,32 +34,11 @@ from simulator.errors import PlanError
 from simulator.scenario import Scenario
 from simulator.tokens import KEY_VARIABLE, KID_VARIABLE, SECRET_VARIABLE, agent_token
 
-CONSENT_PATH = "/api/test-load"
 ORG_PREFIX = "seatrial-run-"
 """The organisation of each run against a target begins so, and goes on with its time."""
-ASK_SECONDS = 10.0
 REPLICA_SECONDS = 5.0
 """How far the database of `--database-url` may be behind the server's own."""
 _PROBE = "seatrial-probe"
-
-
-class NoConsentError(Exception):
-    """The server did not say that it may be loaded: exit 2."""
-
-
-class Kept(Struct, frozen=True, kw_only=True):
-    """How the target keeps rows, as it says itself."""
-
-    strategy: str
-    retention_seconds: float
-    prune_interval_seconds: float
-
-
-class Consent(Struct, frozen=True, kw_only=True):
-    """Answer to `GET /api/test-load`."""
-
-    accepted: bool = False
-    storage: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,12 +173,7 @@ async def _ask(target: Target, method: str, path: str, token: str | None = None)
 
 async def _consent(target: Target) -> Consent:
     answer = await _ask(target, "GET", CONSENT_PATH)
-    if answer.status != 200:
-        return Consent()
-    try:
-        return msgspec.json.decode(answer.body, type=Consent)
-    except msgspec.DecodeError:
-        return Consent()
+    return read_consent(answer.status, answer.body)
 
 
 def _user_token(target: Target) -> str:

@@ -43,6 +43,17 @@ def tenant(org: str, organisations: int, number: int, agents: int = 0) -> Tenant
     return Tenant(organisation(org, organisations, number), (number - 1) % organisations + 1, organisations, agents)
 
 
+def dealt(local: int, worker: int, workers: int) -> int:
+    """The number, from 1, by which a user gets its organisation: those of all workers interleave, so each one has some.
+
+    Args:
+        local: number of the user among those of its kind in its worker, from 0.
+        worker: number of the worker, from 0.
+        workers: how many there are.
+    """
+    return local * workers + worker + 1
+
+
 def tenants(org: str, organisations: int) -> list[Tenant]:
     """All of them."""
     return [tenant(org, organisations, number) for number in range(1, organisations + 1)]

@@ -1,7 +1,7 @@
 """A browser that asks for what is another organisation's, by its true names: it must get nothing but refusals."""
 
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from loadtests.api import ActionPage, Api, ContainerPage, HostPage, Identity
 from loadtests.recorded import Measurements
@@ -88,7 +88,7 @@ def _knock(api: Api, measurements: Measurements, found: Abroad, run: str) -> int
 
 
 def _try(
-    api: Api, measurements: Measurements, method: str, path: str, name: str, identity: Identity, **options: object
+    api: Api, measurements: Measurements, method: str, path: str, name: str, identity: Identity, **options: Any
 ) -> bool:
     """Whether a request was refused."""
     answer = api.send(method, path, expect=(403, 404), name=f"{name} (of others)", identity=identity, **options)

@@ -39,7 +39,7 @@ from loadtests.readers import (
 )
 from loadtests.recorded import Measurements
 from loadtests.stored import StoredCheck
-from loadtests.tenants import tenant
+from loadtests.tenants import dealt, tenant
 from loadtests.tokens import DEFAULT_ORG, ORG, VIEWER
 from loadtests.visits import Visitor, read_slowly, reconnect, walk
 
@@ -61,7 +61,8 @@ class ApiUser(HttpUser):
         """Take a name of its own."""
         kind = type(self).__name__
         worker = getattr(self.environment.runner, "worker_index", 0)
-        self.number = worker * WORKERS_APART + next(self._numbers[kind])
+        local = next(self._numbers[kind])
+        self.number = worker * WORKERS_APART + local
         self.chance = Random(f"{self.environment.parsed_options.seed}/{kind}/{self.number}")
         # Proxies of the environment are for the outside; a load test goes straight to its server.
         self.client.trust_env = False
@@ -69,7 +70,8 @@ class ApiUser(HttpUser):
         self.client.verify = os.environ.get("SSL_CERT_FILE") or True
         self.measurements: Measurements = self.environment.seatrial_measurements
         org = os.environ.get(ORG) or DEFAULT_ORG
-        self.tenant = tenant(org, count_of(ORGANISATIONS) or 1, self.number + 1, count_of(AGENTS))
+        place = dealt(local, worker, self.environment.seatrial_workers)
+        self.tenant = tenant(org, count_of(ORGANISATIONS) or 1, place, count_of(AGENTS))
         identity = Identity(f"loadtest-{kind}-{self.number + 1}", self.role, self.tenant)
         self.api = Api(self.client, self.measurements, identity)
 

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from loadtests.children import Child, python
+from loadtests.consent import OWNED
 from loadtests.recorded import Recorded, read_measurements
 from loadtests.shapes import shape_text
 from loadtests.stage import Site, outer_environment
@@ -11,7 +12,7 @@ from server.db.embedded import free_port
 from simulator.scenario import Scenario
 
 MEASUREMENTS, ATTEMPTS, LOG = "users.json", "attempts.jsonl", "users.log"
-"""With several processes each worker leaves its measurements as `users-<pid>.json`."""
+"""With several processes each worker leaves its measurements as `users-<machine>-<random>-<pid>.json`."""
 QUIET_SECONDS = 3.0
 """So long before the fleet leaves no attempt is begun any more: its outcome would be that nobody is there."""
 CHECK_SECONDS = 30.0
@@ -48,6 +49,7 @@ def make_users(scenario: Scenario, server: Site, directory: Path) -> Child:
     variables = {
         **server.credentials,
         "SEATRIAL_ORG": server.org,
+        OWNED: "1",  # whether it may be loaded was settled before anything began
         "SEATRIAL_MEASUREMENTS": str(directory / MEASUREMENTS),
         "SEATRIAL_ATTEMPTS": str(directory / ATTEMPTS),
         "SEATRIAL_RUN": directory.name,

@@ -2,10 +2,10 @@
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from simulator.addresses import is_loopback
 from simulator.errors import PlanError
 from simulator.ledger import Ramp, Replayed
 from simulator.link import Transport
@@ -15,7 +15,7 @@ from simulator.tokens import LIFETIME_SECONDS, MIN_SECRET_BYTES
 from simulator.workload import HOUR_US, MIN_INTERVAL_US, Workload, at_least
 
 __all__ = [
-    "AGENT_PATH", "HOUR_US", "MIN_INTERVAL_US", "WHOLE", "Plan", "PlanError", "Shard", "Workload", "agent_url", "is_loopback",
+    "AGENT_PATH", "HOUR_US", "MIN_INTERVAL_US", "WHOLE", "Plan", "PlanError", "Shard", "Workload", "agent_url",
     "parse_shard", "server_url",
 ]  # fmt: skip
 
@@ -178,11 +178,3 @@ def _checked(field: str, url: str, *, any_host: bool) -> SplitResult:
     if not any_host and not is_loopback(parts.hostname):
         raise PlanError(field, url, "a server on this machine, or --i-own-this for one that you may load")
     return parts
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host, by name or address, is this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -8,7 +8,8 @@ import socket
 from ipaddress import IPv4Address, ip_address
 from urllib.parse import urlsplit
 
-from simulator.plan import PlanError, is_loopback
+from simulator.addresses import is_loopback
+from simulator.plan import PlanError
 
 AGENTS_PER_ADDRESS = 20_000
 """Agents that share an address: a takeover takes a second port for a moment, and a closed connection keeps its own for a

@@ -7,8 +7,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from loadtests.consent import NoConsentError
 from loadtests.stage import StageError
-from loadtests.target import NoConsentError, Target, reach, target_of
+from loadtests.target import Target, reach, target_of
 from loadtests.target_limits import check_targetable
 from server.auth import keys
 from simulator.errors import PlanError

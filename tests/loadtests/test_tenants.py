@@ -11,7 +11,7 @@ from loadtests.action_feed import ActionFeed
 from loadtests.api import Api, Identity
 from loadtests.measure import ClockOffset
 from loadtests.tab import Tab
-from loadtests.tenants import ALONE, Tenant, tenant, tenants
+from loadtests.tenants import ALONE, Tenant, dealt, tenant, tenants
 from loadtests.trespass import trespass
 from loadtests.watch import Watch
 from server.protocol.codec import encode
@@ -74,6 +74,14 @@ def test_agents_and_users_are_dealt_out_by_their_number() -> None:
         assert mine.neighbour() == tenant("demo", 3, number + 1)
         assert not mine.owns("host-x")
     assert ALONE.owns("whatever")
+
+
+@pytest.mark.parametrize(("workers", "users"), [(1, 4), (2, 2), (4, 1)])
+def test_workers_share_the_organisations(workers: int, users: int) -> None:
+    """Two workers with two users each serve four organisations, and not the first two twice."""
+    served = {tenant("demo", 4, dealt(user, worker, workers)).org for worker in range(workers) for user in range(users)}
+
+    assert served == {"demo-1", "demo-2", "demo-3", "demo-4"}
 
 
 @pytest.mark.parametrize(("agents", "shares"), [(7, (3, 2, 2)), (6, (2, 2, 2)), (3, (1, 1, 1))])
@@ -150,7 +158,7 @@ class ScriptedSocket:
 def test_an_action_of_others_is_a_leak_to_an_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told, and is no outcome of the operator's own; those of its own hosts are taken."""
     recorder = Recorder()
-    events = (Snapshot(topic="actions", at=1, actions=(action(1),)),
+    events: tuple[LiveEvent, ...] = (Snapshot(topic="actions", at=1, actions=(action(1),)),
               *(ActionChange(topic="actions", action=action(number)) for number in (2, 3)))  # fmt: skip
     monkeypatch.setattr("loadtests.action_feed.LiveSocket", lambda *_: ScriptedSocket(*events))
     fake = FakeClient(lambda _: FakeResponse(201, {"ticket": "t", "expires_in_seconds": 30}))

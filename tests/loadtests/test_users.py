@@ -93,6 +93,7 @@ async def test_several_processes_share_the_users_and_lose_nothing(tmp_path: Path
     assert code == 0, output
     assert kinds == {"UiSubscriber": 2, "SlowBrowser": 1, "ReconnectingBrowser": 1}
     assert len(recorded) == 2
+    assert len({path.stem.split("-")[2] for path in files_of(tmp_path)}) == 2  # not by the process id alone
     assert all(one.ended_at_us and one.visits for one in recorded)
     assert sum(one.visits for one in recorded) == fake.redeemed
     live = [Latency.decode([one.latencies["live_latency_ms"]]).count for one in recorded]
@@ -100,6 +101,35 @@ async def test_several_processes_share_the_users_and_lose_nothing(tmp_path: Path
     assert isinstance(merged, Latency)
     assert merged.count == sum(live) > 0
     assert not (tmp_path / "measured.json").exists()
+
+
+async def test_workers_serve_all_organisations_together(tmp_path: Path) -> None:
+    """Four readers in two workers belong to four organisations, and not to the first two twice."""
+    port = str(free_port())
+    async with serve_live(FakeLive(user_token="")) as fake:
+        await run_locust(
+            [
+                "--headless", "-u", "4", "-r", "4", "-t", "2s", "--host", fake.url,
+                "--processes", "2", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port,
+            ],
+            environ(tmp_path / "measured.json", SEATRIAL_CHART_READERS="4", SEATRIAL_ORGANISATIONS="4"),
+        )  # fmt: skip
+
+    assert sorted(org for _, org in fake.orgs) == ["demo-1", "demo-2", "demo-3", "demo-4"]
+
+
+async def test_a_server_elsewhere_must_agree_first() -> None:
+    """Locust by hand loads nothing that has not said so: it names both ways out, and no ticket is asked for."""
+    async with serve_live(FakeLive(user_token="")) as fake:
+        code, output = await run_locust(
+            ["--headless", "-u", "1", "-t", "3s", "--host", fake.url.replace("127.0.0.1", "0.0.0.0")],  # noqa: S104
+            {"SEATRIAL_JWT_SECRET": "s" * 32},
+        )
+
+    assert code != 0
+    assert "does not say that it accepts test load" in output
+    assert "SEATRIAL_I_OWN_THIS=1" in output
+    assert fake.first_seen == {}
 
 
 async def test_refused_tickets_are_failures(tmp_path: Path) -> None:

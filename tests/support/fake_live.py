@@ -63,6 +63,8 @@ class FakeLive:
     """The only one that is taken; empty: any JWT is, and its subject kept."""
     first_seen: dict[str, float] = field(default_factory=dict)
     """When each subject first asked for a ticket, by the monotonic clock."""
+    orgs: set[tuple[str, str]] = field(default_factory=set)
+    """Subjects and their organisations."""
     url: str = ""
     tickets: set[str] = field(default_factory=set)
     redeemed: int = 0
@@ -109,7 +111,9 @@ class FakeLive:
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         good = token == self.user_token
         if not self.user_token:
-            subject = jwt.decode(token, options={"verify_signature": False})["sub"]
+            claims = jwt.decode(token, options={"verify_signature": False})
+            subject = claims["sub"]
+            self.orgs.add((subject, claims["org"]))
             self.first_seen.setdefault(subject, time.monotonic())
             good = True
         return None if good else Response(status_code=401)
