@@ -56,8 +56,8 @@ API_VIOLATIONS = (
 )  # fmt: skip
 """The same for the API."""
 
-LIVE_ERRORS = ("error", "silent", "refused", "closed")
-"""Failures on the live socket that an outage explains, and nothing else does."""
+LIVE_ERRORS = ("error", "silent", "refused", "closed", "not_proven")
+"""Failures of browsers that an outage explains, and nothing else does."""
 
 API_ERRORS = ("http", "action_unknown")
 """The same for the API."""
