@@ -163,8 +163,8 @@ async def test_a_run_of_a_duration_exits_0_and_leaves_its_files(tmp_path: Path) 
     async with (
         fake_server() as server,
         simulate(
-            "--url", address(server), "--agents", "3", "--containers", "2", "--interval", "250ms", "--log-lines", "2",
-            "--duration", "2500ms", "--ramp", "100ms", "--seed", "9", "--org", "acme", "--first-agent", "5",
+            "--url", address(server), "--agents", "8", "--containers", "2", "--interval", "1s", "--log-lines", "2",
+            "--duration", "3500ms", "--ramp", "100ms", "--seed", "9", "--org", "acme", "--first-agent", "5",
             "--ledger", str(tmp_path / "ledger"), "--report", str(tmp_path / "report"), "--json",
         ) as process,
     ):  # fmt: skip
@@ -172,8 +172,8 @@ async def test_a_run_of_a_duration_exits_0_and_leaves_its_files(tmp_path: Path) 
 
     assert (code, errors) == (0, "")
     lines = [json.loads(line) for line in output.splitlines()]
-    assert len(lines) == 2
-    assert lines[-1]["connected"] == lines[-1]["agents"] == 3
+    assert len(lines) == 3
+    assert lines[-1]["connected"] == lines[-1]["agents"] == 8
     assert lines[-1]["ack_p99_ms"] > 0
     final = json.loads((tmp_path / "report").read_text())
     assert (final["seed"], final["org"], final["invalid"]) == (9, "acme", [])
@@ -181,7 +181,7 @@ async def test_a_run_of_a_duration_exits_0_and_leaves_its_files(tmp_path: Path) 
         reader.poll()
     assert reader.ended
     assert sum(course.acked for course in reader.courses.values()) == final["batches"]["acked"] > 20
-    assert sorted(agent for agent, _ in reader.courses) == [5, 6, 7]
+    assert sorted(agent for agent, _ in reader.courses) == list(range(5, 13))
 
 
 def test_all_commands_share_one_default_organisation() -> None:

@@ -499,8 +499,8 @@ async def test_impostors_dial_and_send_nothing(kind: str, code: int) -> None:
         await peer.next(Hello)
         await peer.close(code)
 
-    async with fake_server(script) as server, struck_fleet(server, f"{kind}:at=300ms,fraction=1", agents=1) as fleet:
-        await eventually(lambda: counts(fleet).get("refused") == 1)
+    async with fake_server(script) as server, struck_fleet(server, f"{kind}:at=800ms,fraction=1", agents=1) as fleet:
+        await eventually(lambda: counts(fleet).get("refused") == 1, 30)
         agent, impostor = server.peers
 
     assert counts(fleet) == {"dialled": 1, "refused": 1}
