@@ -56,7 +56,13 @@ class Steady(NamedTuple):
 
 
 def steady(
-    started_us: int, ended_us: int, *, retention_seconds: float, backfill_seconds: float, prune_interval_seconds: float
+    started_us: int,
+    ended_us: int,
+    *,
+    retention_seconds: float,
+    backfill_seconds: float,
+    prune_interval_seconds: float,
+    not_before_us: int = 0,
 ) -> Steady | None:
     """The time of a load in which every table should stay as large as it is; None: too short for a line.
 
@@ -68,9 +74,10 @@ def steady(
         retention_seconds: the window.
         backfill_seconds: what of it was filled before.
         prune_interval_seconds: a part is that long at least.
+        not_before_us: when the rollup of a history was computed.
     """
     fills = 1.1 * max(0.0, retention_seconds - backfill_seconds) + 2 * prune_interval_seconds
-    from_us = started_us + round(fills * 1e6)
+    from_us = max(started_us + round(fills * 1e6), not_before_us)
     seconds = (ended_us - from_us) / 1e6
     if seconds < FEWEST_PARTS * prune_interval_seconds:
         return None

@@ -211,9 +211,11 @@ class Outcome:
 
     def _measure_growth(self, sampler: Sampler) -> None:
         storage = self.scenario.storage
+        filling = [at_us for at_us, minutes in sampler.series["rollup_minutes_to_fill"].points if minutes]
         time = steady(
             self.load_started_us, self.load_ended_us or now_us(), retention_seconds=storage.retention_seconds,
             backfill_seconds=storage.backfill_seconds, prune_interval_seconds=storage.prune_interval_seconds,
+            not_before_us=max(filling, default=0),
         )  # fmt: skip
         if time is not None:
             self.growth = growths(sampler.tables, time, storage.retention_seconds)

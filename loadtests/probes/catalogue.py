@@ -38,6 +38,8 @@ SERVER_GAUGES: dict[str, tuple[Probed, str, float]] = {
                         "seatrial_actions_pending", 1),
     "progress_age_s": (Probed("s", "How far the agents' acked_seq in the database may be behind.",
                               _metrics("seatrial_progress_age_seconds")), "seatrial_progress_age_seconds", 1),
+    "rollup_minutes_to_fill": (Probed("minutes", "Minutes of samples without marks that the rollup has not got yet.",
+                                      _metrics("seatrial_rollup_minutes_to_fill")), "seatrial_rollup_minutes_to_fill", 1),
     "server_loop_lag_ms": (Probed("ms", "How late the server's last one-second tick was.",
                                   _metrics("seatrial_loop_lag_seconds")), "seatrial_loop_lag_seconds", 1000),
 }  # fmt: skip

@@ -97,6 +97,10 @@ def test_the_time_begins_after_the_first_window() -> None:
     assert of(200) == Steady(7 + 120 * SECOND, 7 + 200 * SECOND, FEWEST_PARTS)
     assert of(60, retention=86_400, backfill=86_400) == Steady(7 + 10 * SECOND, 7 + 60 * SECOND, FEWEST_PARTS)
     assert of(139) is None
+    filled = steady(
+        7, 500 * SECOND, retention_seconds=100, backfill_seconds=0, prune_interval_seconds=5, not_before_us=300 * SECOND
+    )  # fmt: skip
+    assert filled == Steady(300 * SECOND, 500 * SECOND, FEWEST_PARTS)
 
 
 def test_a_threshold_on_growth_fails_where_a_table_grows(tmp_path: Path) -> None:
