@@ -82,11 +82,11 @@ async def test_a_fleet_goes_on_where_a_history_ends(database: str, tmp_path: Pat
 
 
 async def test_a_run_begins_with_a_history(tmp_path: Path) -> None:
-    """`storage.backfill` is written and verified before the fleet starts, and counts in the run's verdict."""
+    """`storage.backfill` is written and verified before the fleet starts, and charts of all of it tell what was generated."""
     scenario = tmp_path / "past.toml"
     scenario.write_text(
-        'question = "?"\nduration = "4s"\n[fleet]\nagents = 5\ncontainers = 2\nramp = "500ms"\n'
-        '[storage]\nbackfill = "3m"\nretention = "3m"\nprune_interval = "1s"\n'
+        'question = "?"\nduration = "6s"\n[fleet]\nagents = 5\ncontainers = 2\nramp = "500ms"\ninterval = "2s"\n'
+        '[storage]\nbackfill = "1h"\nretention = "24h"\nprune_interval = "1s"\n[ui]\nchart_readers = 1\n'
     )
     _, out, err = await seatrial("run", str(scenario), "--runs", str(tmp_path / "runs"), cwd=tmp_path)
     found = json.loads((tmp_path / "runs" / "latest" / "findings.json").read_bytes())
@@ -95,3 +95,5 @@ async def test_a_run_begins_with_a_history(tmp_path: Path) -> None:
     assert not any(found["counts"].values()), found
     assert found["acked"] == found["verified"] > 3 * 60 * 5 * (2 + 1)
     assert found["unverified"] == 0
+    charts = json.loads((tmp_path / "runs" / "latest" / "charts.json").read_bytes())
+    assert charts == {"checked": 20, "wrong": []}
