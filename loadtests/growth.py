@@ -21,8 +21,8 @@ METRICS: Mapping[str, str] = {
 FEWEST_PARTS = 4
 """Parts of the time after the first window; of fewer a line says nothing. More where more windows fit."""
 _LEAST_ROWS, _LEAST_BYTES = 1_000.0, float(16 << 20)
-"""A table below this size is held to it. Ten rows more in a table of ten are no leak that a run could tell from chance, and the
-indexes of a small one take a few windows and vacuums to settle. A leak of half a MiB a window still shows as 0.1 over four."""
+"""A table below this size is held to it. Ten rows more in a table of ten are no leak that a run could tell from chance, and
+the indexes of a small one take a few windows to settle. A leak of half a MiB a window still shows as 0.1 over four."""
 
 Looked = Mapping[tuple[str, str], Series]
 """By table, and what is looked at of it."""
