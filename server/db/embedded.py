@@ -350,9 +350,9 @@ def temporary(
         EmbeddedPostgresError: as `EmbeddedPostgres` and its `start`.
     """
     _remove_abandoned()
-    directory = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX))
+    directory, ownership = _own_new_directory()
     # Held while the cluster's own lock comes and goes with its starts and stops.
-    with lock_cluster(directory / "owner"), contextlib.ExitStack() as cleanup:
+    with ownership, contextlib.ExitStack() as cleanup:
         cleanup.callback(shutil.rmtree, directory)
         if os.geteuid() == 0:
             directory.chmod(0o711)  # made just above; the user Postgres runs as must pass through it
@@ -365,6 +365,17 @@ def temporary(
         )
         with postgres:
             yield postgres
+
+
+def _own_new_directory() -> tuple[Path, IO[str]]:
+    """A new temporary directory and the lock that says it is ours until it is closed."""
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX))
+        lock = lock_cluster(directory / "owner")
+        if os.fstat(lock.fileno()).st_nlink:
+            return directory, lock
+        # Another process took it for abandoned, and removed it, between our making the lock file and our locking it.
+        lock.close()
 
 
 def _remove_abandoned() -> None:

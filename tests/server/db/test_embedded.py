@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import asyncpg
 import psutil
@@ -21,7 +22,7 @@ import pytest
 from server.db import embedded, postgres_binaries
 from server.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, temporary
 from server.db.postgres_binaries import find_binaries, reachable
-from server.db.postgres_cluster import choose_account
+from server.db.postgres_cluster import choose_account, lock_cluster
 from server.db.postgres_process import postgres_processes, wait_gone
 
 ROOT_DIR = Path(__file__).parents[3]
@@ -505,6 +506,28 @@ def test_a_temporary_cluster_leaves_nothing(monkeypatch: pytest.MonkeyPatch, dir
             assert not abandoned.exists()
             assert second.running
         first.start()
+
+    assert list(directory.iterdir()) == []
+
+
+def test_a_directory_removed_before_it_was_locked_is_given_up(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """A new directory that another process takes for abandoned before its lock is held is left for a second one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    removed: list[Path] = []
+
+    def lock_late(data_dir: Path, patience_seconds: float = 2.0) -> IO[str]:
+        if not removed:
+            removed.append(data_dir.parent)
+            lock = lock_cluster(data_dir, patience_seconds)
+            shutil.rmtree(data_dir.parent)
+            return lock
+        return lock_cluster(data_dir, patience_seconds)
+
+    monkeypatch.setattr(embedded, "lock_cluster", lock_late)
+
+    with temporary() as postgres:
+        assert postgres.running
+        assert postgres.data_dir.parent != removed[0]
 
     assert list(directory.iterdir()) == []
 
