@@ -1,7 +1,8 @@
 """What waits for one subscriber, bounded, with a policy for each kind.
 
 Metrics: the newest sample of a series replaces the one that waits. Log lines: dropped past the bound, with an explicit gap
-where they stood. Everything else must not be lost: past the bound the subscriber is too slow and is closed with 4008.
+where they stood. Everything else must not be lost: it has a bound of its own, so that metrics and lines do not take its
+place, and past that the subscriber is too slow and is closed with 4008.
 """
 
 import asyncio
@@ -27,6 +28,12 @@ class _GapMark:
     dropped: int
 
 
+class _Kept(NamedTuple):
+    """A frame that must not be lost."""
+
+    frame: bytes
+
+
 class _Newest(NamedTuple):
     """The metrics of a topic that wait."""
 
@@ -42,12 +49,14 @@ class Outbox:
         self._counters = counters
         self._limit_bytes = limit_bytes
         self._limit_seconds = limit_seconds
-        self._waiting: deque[bytes | _GapMark | str] = deque()
-        """Frames, gaps, and keys of `_newest` at the place of the first frame of that topic."""
+        self._waiting: deque[_Kept | bytes | _GapMark | str] = deque()
+        """Frames kept, frames of lines, gaps, and keys of `_newest` at the place of the first frame of that topic."""
         self._newest: dict[str, _Newest] = {}
         self._gaps: dict[str, _GapMark] = {}
         """The gap that still grows, per topic: the last thing that waits of it."""
         self.waiting_bytes = 0
+        """Of all that waits: at most twice the limit, and what newer samples add to frames that wait."""
+        self._kept_bytes = 0
         self._stalled_since: float | None = None
         self.closed = False
 
@@ -55,10 +64,11 @@ class Outbox:
         """Send what must not be lost."""
         if self._sent_at_once(frame):
             return
-        if self.waiting_bytes + len(frame) > self._limit_bytes:
+        if self._kept_bytes + len(frame) > self._limit_bytes:
             self.fail(f"more than {self._limit_bytes} bytes were waiting")
             return
-        self._append(frame, len(frame))
+        self._kept_bytes += len(frame)
+        self._append(_Kept(frame), len(frame))
 
     def push_metrics(self, topic: str, frame: bytes, samples: Sequence[Sample] = ()) -> None:
         """Send the frame of these samples; while it waits newer ones of its topic take their place.
@@ -117,7 +127,8 @@ class Outbox:
                 frame = self._newest[item].frame
                 size = len(frame)
             else:
-                frame, size = item, len(item)
+                frame = item.frame if isinstance(item, _Kept) else item
+                size = len(frame)
             if not self._socket.try_send(frame):
                 return
             self._counters.live_frames_sent += 1
@@ -149,7 +160,7 @@ class Outbox:
         self._waiting.clear()
         self._newest.clear()
         self._gaps.clear()
-        self.waiting_bytes = 0
+        self.waiting_bytes = self._kept_bytes = 0
 
     def _sent_at_once(self, frame: bytes) -> bool:
         if self.closed:
@@ -161,13 +172,15 @@ class Outbox:
             return True
         return False
 
-    def _forget(self, item: bytes | _GapMark | str) -> None:
+    def _forget(self, item: _Kept | bytes | _GapMark | str) -> None:
         if isinstance(item, str):
             del self._newest[item]
-        elif not isinstance(item, bytes) and self._gaps.get(item.topic) is item:
+        elif isinstance(item, _Kept):
+            self._kept_bytes -= len(item.frame)
+        elif isinstance(item, _GapMark) and self._gaps.get(item.topic) is item:
             del self._gaps[item.topic]
 
-    def _append(self, item: bytes | _GapMark | str, size: int) -> None:
+    def _append(self, item: _Kept | bytes | _GapMark | str, size: int) -> None:
         if self._stalled_since is None:
             self._stalled_since = asyncio.get_running_loop().time()
         self._waiting.append(item)

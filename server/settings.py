@@ -204,7 +204,12 @@ class Settings(BaseSettings):
         int, Field(ge=1024, description="Frame bytes that an agent may have on its way unacknowledged.")
     ] = 1024 * 1024
     outbox_bytes: Annotated[
-        int, Field(ge=4096, description="Frames waiting for one slow subscriber; log lines past it become a gap.")
+        int,
+        Field(
+            ge=4096,
+            description="Frames waiting for one slow subscriber; log lines past it become a gap. As much again of what must"
+            " not be lost; past that it is closed with 4008.",
+        ),
     ] = 1024 * 1024
     outbox_seconds: Annotated[
         float, Field(gt=0, description="How long a subscriber may stand still before it is closed with 4008.")

@@ -7,10 +7,12 @@ Each guard names what happens without it:
 - endless empty fragments, or a message begun and never finished, hold memory and CPU;
 - a flood of pings is answered ping by ping;
 - a peer that stops reading keeps its connection, buffer and task: `transport.close()` waits for it;
+- the kernel takes megabytes for a peer that reads slowly, and none of it can be replaced by newer;
 - closing at once at shutdown resets the connection, and the peer may lose the last acks.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -125,6 +127,15 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         # What `conn.send_text` would make, without its frame object: we send no fragments, extensions or masks.
         self.transport.write(_text_head(len(frame)) + frame)
         return True
+
+    def limit_unsent(self, limit_bytes: int) -> None:
+        """Let the kernel take no more than it can soon send, so that what waits, waits where newer can take its place.
+
+        Without it the kernel's send buffer grows to megabytes (net.ipv4.tcp_wmem), which a slow reader gets old and whole.
+        """
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit_bytes)
 
     def close(self, code: CloseCode, reason: str = "") -> None:
         """Begin the closing handshake. Idempotent; a peer that does not answer is aborted."""

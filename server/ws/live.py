@@ -48,6 +48,8 @@ ASKS_AT_ONCE, ASKS_PER_SECOND = 500, 50
 """Topics that a socket may ask for: each may cost a look into the database."""
 MAX_OVER_LIMIT = 100
 """Topics over the limit that are refused one by one; a client that asks for more does not listen."""
+UNSENT_BYTES = 64 * 1024
+"""What the kernel takes for a subscriber beyond what it has on its way."""
 BARRIER_SECONDS = 5.0
 RESUME_LINES = 10_000
 """Lines read again after a pause; what was before them becomes a gap."""
@@ -157,6 +159,7 @@ class LiveEndpoint:
             user, socket, self._hub, self._registry, self._logs, self._actions, self._counters, self._settings
         )
         self.subscribers.add(subscriber)
+        socket.limit_unsent(UNSENT_BYTES)
         expiry = asyncio.get_running_loop().call_later(
             max(0.0, user.expires_at - time.time()), socket.close, CloseCode.TOKEN_EXPIRED, "the session has expired"
         )

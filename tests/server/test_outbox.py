@@ -222,6 +222,21 @@ class TestPatience:
         rig.outbox.push_lines("logs:1", b"c", 1)
         assert (rig.take(), rig.outbox.waiting_bytes) == ([], 0)
 
+    async def test_metrics_and_lines_take_nobody_s_place(self) -> None:
+        """Where lines fill the outbox, what must not be lost still finds room, up to the bound, and again after it left."""
+        rig = Rig(limit_bytes=100)
+        rig.outbox.push_lines("logs:1", b"l" * 100, 1)
+        rig.outbox.push(b"e" * 60)
+        rig.outbox.push_lines("logs:1", b"x", 1)
+        assert rig.take() == [b"l" * 100, b"e" * 60, gap(1)]
+
+        rig.outbox.push_lines("logs:1", b"l" * 100, 1)
+        rig.outbox.push(b"f" * 60)
+        assert rig.closed() is None
+        rig.outbox.push(b"g" * 41)
+
+        assert rig.closed() == (CloseCode.SLOW_CONSUMER, "more than 100 bytes were waiting")
+
     async def test_standing_still_ends_it(self, pass_seconds: PassSeconds) -> None:
         """A subscriber that takes nothing for the limit is closed; until then it is not."""
         rig = Rig(limit_seconds=5)

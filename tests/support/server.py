@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 import websockets
@@ -93,15 +95,26 @@ class RunningServer:
 
     @asynccontextmanager
     async def live(
-        self, org: str = "org-a", *, query: str | None = None, origin: str | None = None
+        self,
+        org: str = "org-a",
+        *,
+        query: str | None = None,
+        origin: str | None = None,
+        receive_buffer_bytes: int | None = None,
     ) -> AsyncIterator["Client"]:
         """A connected subscriber, by `?token=` unless another query is given."""
+        peer = socket.socket()
+        if receive_buffer_bytes is not None:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        peer.setblocking(False)
+        at = urlsplit(self.ws)
+        await asyncio.get_running_loop().sock_connect(peer, (at.hostname, at.port))
         async with websockets.connect(
             f"{self.ws}/ws/live?{query or f'token={self.user_token(org)}'}",
             origin=websockets.Origin(origin or self.http),
-            subprotocols=[websockets.Subprotocol(LIVE_SUBPROTOCOL)], compression=None, max_size=None,
-        ) as socket:  # fmt: skip
-            yield Client(socket)
+            subprotocols=[websockets.Subprotocol(LIVE_SUBPROTOCOL)], compression=None, max_size=None, sock=peer,
+        ) as live:  # fmt: skip
+            yield Client(live)
 
 
 class Client:

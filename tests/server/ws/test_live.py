@@ -311,6 +311,35 @@ class TestSlowSubscribers:
 
         assert lines == seq * 50
 
+    async def test_a_slow_reader_is_told_of_the_gap_and_reads_on(self, database: str) -> None:
+        """Little waits in the kernel: soon lines are dropped, heartbeats still answered, and then exactly the gap comes."""
+        settings: dict[str, Any] = {"outbox_bytes": 64 * 1024, "outbox_seconds": 60.0}
+        async with (
+            running_server(database, **settings) as server,
+            server.agent() as agent,
+            server.live(receive_buffer_bytes=4096) as slow,
+        ):
+            topic, dropped = f"logs:{container_key(server)}", lambda: server.service.counters.live_lines_dropped
+            await subscribe(slow, topic)
+            slow.socket.transport.pause_reading()
+            seq = 0
+            while not dropped():
+                seq += 1
+                await agent.batch(seq, logs=[line("x" * 1000, now_us(), i) for i in range(20)])
+                await agent.acked(seq)
+            assert seq * 20 * 1000 < 512 * 1024, "the kernel took what should have waited in the outbox"
+            await slow.send({"type": "heartbeat", "at": 7})
+            await agent.batch(seq + 1, logs=[line("y", now_us(), 0)])
+            await agent.acked(seq + 1)
+            slow.socket.transport.resume_reading()
+            came = told = echoes = 0
+            while came + told < seq * 20 + 1 or not echoes:
+                message = await slow.receive()
+                echoes += message["type"] == "heartbeat"
+                came += len(message.get("lines", ()))
+                told += message.get("dropped", 0)
+            assert told == dropped() > 0
+
     async def test_metrics_of_a_slow_reader_are_conflated(self, database: str) -> None:
         """While a subscriber lags only the newest frame of a topic waits; when it reads on, that is what comes last."""
         async with running_server(database, outbox_seconds=30.0) as server:
