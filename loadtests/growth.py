@@ -35,7 +35,7 @@ class Growth(Struct, frozen=True, kw_only=True):
     what: str
     """`rows`, `table_bytes`, `index_bytes`, `dead_rows` or `oldest_row_age_s`."""
     means: tuple[float, ...]
-    """Its mean in each part of the time; 0 where the table was not there."""
+    """Its mean in each part of the time, over all looks of that part; 0 in those that did not find the table."""
     growth: float
     """What it rose by from the first part to the last, by the straight line through all of them, as a share of its size.
 
@@ -87,7 +87,9 @@ def steady(
 
 def growths(looked: Looked, time: Steady, retention_seconds: float) -> list[Growth]:
     """How each figure of each table grew."""
-    means = {key: _means(series, time) for key, series in looked.items()}
+    parts = {key: [series.between([time.window(part)]) for part in range(time.parts)] for key, series in looked.items()}
+    looks = [max((one[part].count for one in parts.values()), default=0) for part in range(time.parts)]
+    means = {key: [_mean_of(*pair) for pair in zip(one, looks, strict=True)] for key, one in parts.items()}
     found = []
     for (table, what), values in means.items():
         rows = means.get((table, ROWS), ())
@@ -110,8 +112,9 @@ def largest(found: Iterable[Growth]) -> dict[str, float]:
     return grown
 
 
-def _means(series: Series, time: Steady) -> list[float]:
-    return [series.between([time.window(part)]).statistics().get("mean", 0.0) for part in range(time.parts)]
+def _mean_of(series: Series, looks: int) -> float:
+    """Where a look did not find the table it was 0: a range about to be dropped is a table of its own for a moment."""
+    return series.statistics()["mean"] * series.count / looks if series.count else 0.0
 
 
 def _mean(values: Sequence[float]) -> float:

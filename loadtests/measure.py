@@ -156,6 +156,11 @@ class Series:
         """What is kept of them, in their order."""
         return [point for group in self._groups for point in group.ends]
 
+    @property
+    def count(self) -> int:
+        """Points that the statistics are of."""
+        return self._count - self._begun
+
     def statistics(self) -> dict[str, float]:
         """Smallest, largest, mean and last value, in the metric's unit; empty without points."""
         count = self._count - self._begun

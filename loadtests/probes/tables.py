@@ -43,7 +43,7 @@ class TablesProbe:
         try:
             async with self._database.use() as connection:
                 kept = await self._storage.sizes(connection)
-                others = await _others(connection, [size.table for size in kept])
+                others = await other_tables(connection, [size.table for size in kept])
         except (*AWAY, LookupError) as error:
             self.looks.failed(error)
             return
@@ -62,11 +62,13 @@ class TablesProbe:
                 self.tables[size.table, OLDEST_ROW_AGE].add(at, (at - size.oldest_at) / 1e6)
 
 
-async def _others(connection: asyncpg.Connection, kept: list[str]) -> list[TableSize]:
+async def other_tables(connection: asyncpg.Connection, kept: list[str]) -> list[TableSize]:
     """All tables but those, and their parts. A range that was detached and not dropped is one, too."""
     rows = await connection.fetch(_OTHERS, kept)
     found = []
     for row in rows:
+        if row["table_bytes"] is None or row["index_bytes"] is None:
+            continue  # dropped while we looked
         time = _TIMES.get(row["table"])
         oldest = await connection.fetchval(f"SELECT min({time}) FROM {row['table']}") if time else None  # noqa: S608
         found.append(TableSize(oldest_at=None if oldest is None else to_micros(oldest), **row))

@@ -66,6 +66,15 @@ def test_a_table_that_appears_later_has_grown() -> None:
     assert found[0].growth > 1
 
 
+def test_a_table_seen_for_a_moment_counts_for_a_moment() -> None:
+    """A range between its detaching and its drop is a table of its own: in one look of a hundred it is a hundredth."""
+    looked = {("steady", TABLE_BYTES): series(lambda _: 1e8), ("range", TABLE_BYTES): Series([(450 * SECOND, 1e8)])}
+    found = growths(looked, TIME, WINDOW)
+
+    assert found[1].means == (0.0, 0.0, 0.0, 1e6)
+    assert largest(found)["table_bytes_growth"] < 0.1
+
+
 def test_the_largest_growth_counts_per_metric() -> None:
     """Of two tables the one that grows is told, and its shrinking neighbour does not lessen it."""
     looked = {

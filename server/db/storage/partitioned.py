@@ -166,7 +166,7 @@ async def _count(connection: asyncpg.Connection, name: str) -> int:
         " FROM pg_class WHERE oid = to_regclass($1)",
         name,
     )
-    if row is None:
+    if row is None or row["bytes"] is None:
         return 0
     if row["bytes"] > _COUNTED_BYTES:
         return int(row["rows"])

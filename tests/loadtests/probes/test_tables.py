@@ -5,7 +5,7 @@ import pytest
 
 from loadtests.database import Reconnecting
 from loadtests.growth import Steady, growths
-from loadtests.probes.tables import TablesProbe
+from loadtests.probes.tables import TablesProbe, other_tables
 from server.db import migrate
 from server.db.storage.strategies import STRATEGIES, storage
 from simulator.samples import Sample
@@ -54,3 +54,24 @@ async def test_every_table_is_seen_with_its_age(empty_database: str, name: str) 
     }
     assert max(found, key=lambda key: found[key]) == ("leak", "table_bytes")
     assert found["leak", "table_bytes"] > 0.1  # what the scenarios bear; looks are not evenly spaced on a busy machine
+
+
+async def test_a_table_dropped_while_we_look_is_left_out(empty_database: str) -> None:
+    """The catalogue still has it, and its sizes are gone: nothing of it is written down, the others are."""
+    looking, other = await asyncpg.connect(empty_database), await asyncpg.connect(empty_database)
+    try:
+        await other.execute("CREATE TABLE stays AS SELECT 1 AS n")
+        await other.execute("CREATE TABLE goes AS SELECT 1 AS n")
+        async with looking.transaction(isolation="repeatable_read"):
+            await looking.fetchval("SELECT 1")
+            await other.execute("DROP TABLE goes")
+            seen = [
+                row["relname"] for row in await looking.fetch("SELECT relname FROM pg_class WHERE relname = 'goes'")
+            ]
+            found = await other_tables(looking, [])
+    finally:
+        await looking.close()
+        await other.close()
+
+    assert seen == ["goes"]
+    assert [size.table for size in found] == ["stays"]
