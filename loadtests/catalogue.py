@@ -191,7 +191,8 @@ METRICS: dict[str, Metric] = {
     "live_violations": Metric(
         "",
         "count",
-        "Messages of no known form, samples going back in time, lines twice or lost, topics without an answer.",
+        "Messages of no known form, samples going back in time, lines twice, lines and samples lost without a gap, topics"
+        " without an answer.",
         (),
         _BROWSERS,
     ),
@@ -210,9 +211,11 @@ METRICS: dict[str, Metric] = {
         needs_several=("fleet.organisations",),
     ),
     "live_checks": Metric("", "count", "Times that a browser held what came against what is stored.", (), _BROWSERS),
+    "live_samples_checked": Metric("", "count", "Stored samples that browsers held against what came.", (), _BROWSERS),
     "live_samples_overtaken": Metric(
-        "", "count", "Stored samples in those checks in whose place a newer one came.", (), _BROWSERS
+        "", "count", "Of these, samples in whose place a newer one came, as gaps must have told.", (), _BROWSERS
     ),
+    "live_samples_dropped": Metric("", "count", "Samples that gaps told browsers of.", (), _BROWSERS),
     "live_gaps": Metric("", "count", "Gaps in logs that the server told browsers of.", (), _BROWSERS),
     "live_lines_dropped": Metric("", "count", "Log lines that these gaps told of.", (), _BROWSERS),
     "slow_closed": Metric("", "count", "Times that a slow browser was closed for being slow.", ("ui.slow",)),
@@ -269,7 +272,8 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     ),
     "users.json": (
         *LATENCIES, "chart_query_ms", "log_lines_downloaded", "live_messages", "live_foreign", "live_violations",
-        "live_errors", "trespasses", "live_checks", "live_samples_overtaken", "live_gaps", "live_lines_dropped",
+        "live_errors", "trespasses", "live_checks", "live_samples_checked", "live_samples_overtaken",
+        "live_samples_dropped", "live_gaps", "live_lines_dropped",
         "slow_closed", "browser_clock_offset_ms", "browser_clock_error_ms", "api_violations", "api_errors", "turns_skipped",
     ),
     "findings.json": ("ledger_missing", "ledger_foreign", "ledger_altered", "ledger_verified_fraction"),

@@ -22,13 +22,13 @@ from loadtests.network import Network
 from loadtests.phases import phases
 from loadtests.probes.looks import Looks
 from loadtests.prunings import latencies
-from loadtests.recorded import Recorded, catalogue, clocks_apart
+from loadtests.recorded import Recorded, catalogue, clocks_apart, first_violations
 from loadtests.recorded import timed as users_timed
 from loadtests.result import Course, FaultDone, Result, summarise
 from loadtests.result_file import write_whole
 from loadtests.sampling import Sampler
 from loadtests.stage import ServerUnderTest
-from loadtests.thresholds import Aborted, judge, statistics_of
+from loadtests.thresholds import Aborted, Judged, judge, statistics_of
 from loadtests.timed import Timed, Window
 from loadtests.users_process import measured_by_users
 from server.protocol.close_codes import CloseCode
@@ -37,6 +37,11 @@ from simulator.fault_report import missed_reasons
 from simulator.scenario import Scenario
 
 _Measurement = Latency | Series | float
+
+UNCHECKED_SECONDS = 30.0
+"""A run with browsers that is longer must have held something that came against what is stored."""
+SAMPLES_PER_VISIT = 10
+"""A visit with room for so many samples of a container is long enough to hold one against what is stored."""
 
 CLOSED_FOR_SLOWNESS = (CloseCode.SLOW_CONSUMER, CloseCode.INTERNAL_ERROR)
 """How the server counts the live sockets of browsers that do not read; the second, where a ping had no pong in time."""
@@ -76,6 +81,8 @@ class Outcome:
     unseen: list[Looks] = field(default_factory=list)
     """What is not looked at, and why."""
     invalid: list[str] = field(default_factory=list)
+    examples: dict[str, str] = field(default_factory=dict)
+    """What users found wrong, by metric: the first of it."""
     findings: Findings = field(default_factory=Findings)
     audit: AuditFindings | None = None
     """None: nobody acted, or it could not be checked."""
@@ -177,7 +184,9 @@ class Outcome:
             environment=environment(self.postgres, self.target),
             measured=self.measured,
             timed=self.timed,
-            judged=judge(self.scenario, self.measured, self.timed, course.phases, self.aborted),
+            judged=explained(
+                judge(self.scenario, self.measured, self.timed, course.phases, self.aborted), self.examples
+            ),
             invalid=self.invalid,
             interrupted=self.interrupted,
         )
@@ -262,6 +271,7 @@ class Outcome:
             return
         found = catalogue(recorded)
         self.measured.update({name: found[name] for name in found if measurable(name, self.scenario)})
+        self.examples = first_violations(recorded)
         self.invalid += clocks_apart(found)
         if self.aborted is None:  # a run that was ended early may have been too short for them
             self.invalid += unanswered(self.scenario, recorded)
@@ -294,9 +304,33 @@ def unanswered(scenario: Scenario, recorded: Sequence[Recorded]) -> list[str]:
     found = []
     if measurable("live_messages", scenario) and not any(one.messages for one in recorded):
         found.append("browsers got no live message at all")
+    elif browsers_must_check(scenario) and not any(one.checked for one in recorded):
+        found.append("no browser held what came against what is stored: nothing proves that all of it came")
+    elif (
+        browsers_must_check(scenario)
+        and scenario.ui.visit_seconds >= SAMPLES_PER_VISIT * scenario.fleet.interval_seconds
+        and not any(one.held for one in recorded)
+    ):
+        found.append("no browser held a stored sample against what came: nothing proves that every sample came")
     if measurable("api_violations", scenario) and not any(one.answers for one in recorded):
         found.append("users of the API got no good answer at all")
     return found
+
+
+def explained(judged: Sequence[Judged], examples: Mapping[str, str]) -> list[Judged]:
+    """Thresholds that failed, with an example of what was wrong where there is one."""
+    return [
+        msgspec.structs.replace(one, reason=f"{one.reason}: {examples[one.metric]}")
+        if one.reason and one.metric in examples
+        else one
+        for one in judged
+    ]
+
+
+def browsers_must_check(scenario: Scenario) -> bool:
+    """Whether a run is long enough that browsers at a common pace hold what came against what is stored."""
+    watching = scenario.ui.subscribers or scenario.ui.reconnecting
+    return bool(watching) and scenario.duration_seconds > UNCHECKED_SECONDS
 
 
 def hold_against(measured: dict[str, _Measurement], told: float) -> str:

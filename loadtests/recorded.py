@@ -27,6 +27,7 @@ FAILURES: dict[str, str] = {
     "not_paused": "a topic that was paused went on",
     "lost_line": "a stored log line neither came nor stood in a gap",
     "lost_sample": "a stored sample did not come, and no newer one took its place",
+    "undeclared_sample": "a stored sample neither came nor stood in a gap, though a newer one came",
     "error": "the server answered with an error",
     "silent": "no echo of a heartbeat within 10 s",
     "refused": "the live socket did not open",
@@ -47,6 +48,7 @@ FAILURES: dict[str, str] = {
 
 LIVE_VIOLATIONS = (
     "bad_frame", "time_back", "duplicate_line", "no_snapshot", "not_paused", "lost_line", "lost_sample",
+    "undeclared_sample",
 )  # fmt: skip
 """Failures on the live socket that no outage explains: the server broke a promise."""
 
@@ -83,7 +85,7 @@ class ClockEstimate(Struct, frozen=True, kw_only=True):
 class Recorded(Struct, kw_only=True):
     """What a Locust process measured, as its file holds it."""
 
-    version: int = 4
+    version: int = 5
     started_at_us: int
     ended_at_us: int = 0
     """0: the test still goes on, or was cut off."""
@@ -99,10 +101,14 @@ class Recorded(Struct, kw_only=True):
     gaps: int = 0
     dropped_lines: int = 0
     """Log lines that the gaps told of."""
+    dropped_samples: int = 0
+    """Samples that gaps told of."""
     checked: int = 0
     """Times that a browser held what came against what is stored."""
+    held: int = 0
+    """Stored samples that were held against what came."""
     overtaken: int = 0
-    """Stored samples in those checks that never came, because a newer one did."""
+    """Of those, samples that never came, because a newer one did."""
     slow_closed: int = 0
     """Browsers that read too slowly and were closed for it."""
     clock: ClockEstimate | None = None
@@ -120,6 +126,8 @@ class Recorded(Struct, kw_only=True):
     """Turns that users were too late for, because what came before took too long."""
     failures: dict[str, int] = {}
     """By kind, as in `FAILURES`."""
+    first_failures: dict[str, str] = {}
+    """The first of each kind in full, what and where."""
     closes: dict[str, int] = {}
     """Closes by the server, by code."""
 
@@ -199,14 +207,18 @@ class Measurements:
         """A user was so late that it left these turns out."""
         self._recorded.skipped += turns
 
-    def gap(self, lines: int) -> None:
-        """The server told of log lines that it dropped for us."""
-        self._recorded.gaps += 1
-        self._recorded.dropped_lines += lines
+    def gap(self, dropped: int, *, of_lines: bool) -> None:
+        """The server told of log lines, or samples, that it left out for us."""
+        if of_lines:
+            self._recorded.gaps += 1
+            self._recorded.dropped_lines += dropped
+        else:
+            self._recorded.dropped_samples += dropped
 
-    def checked(self, overtaken: int) -> None:
-        """A browser held what came against what is stored: so many samples were overtaken by newer ones."""
+    def checked(self, held: int, overtaken: int) -> None:
+        """A browser held what came against what is stored: so many samples, of which newer ones overtook some."""
         self._recorded.checked += 1
+        self._recorded.held += held
         self._recorded.overtaken += overtaken
 
     def trespassed(self, attempts: int) -> None:
@@ -237,6 +249,7 @@ class Measurements:
         """Something of `FAILURES` happened; `medium` is how Locust files it."""
         count = self._recorded.failures.get(kind, 0) + 1
         self._recorded.failures[kind] = count
+        self._recorded.first_failures.setdefault(kind, detail[:500])
         self._recorded.foreign += kind == "foreign"
         if count <= FIRST_DETAILS:
             _log.warning("%s: %s", FAILURES[kind], detail[:500])
@@ -301,6 +314,8 @@ def catalogue(recorded: Iterable[Recorded]) -> dict[str, Latency | float]:
         | _clock(every)
         | {
             "live_checks": float(sum(one.checked for one in every)),
+            "live_samples_checked": float(sum(one.held for one in every)),
+            "live_samples_dropped": float(sum(one.dropped_samples for one in every)),
             "live_samples_overtaken": float(sum(one.overtaken for one in every)),
             "live_gaps": float(sum(one.gaps for one in every)),
             "live_lines_dropped": float(sum(one.dropped_lines for one in every)),
@@ -316,6 +331,18 @@ def catalogue(recorded: Iterable[Recorded]) -> dict[str, Latency | float]:
             "turns_skipped": float(sum(one.skipped for one in every)),
         }
     )
+
+
+def first_violations(recorded: Iterable[Recorded]) -> dict[str, str]:
+    """An example for each metric of broken promises that is not 0: the kind of failure, and what and where it was."""
+    metrics = {"live_violations": LIVE_VIOLATIONS, "api_violations": API_VIOLATIONS, "live_foreign": ("foreign",)}
+    found: dict[str, str] = {}
+    for one in recorded:
+        for metric, kinds in metrics.items():
+            for kind in kinds:
+                if kind in one.first_failures:
+                    found.setdefault(metric, f"{kind}: {one.first_failures[kind]}")
+    return found
 
 
 def clocks_apart(measured: Mapping[str, Latency | float]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from loadtests.answers import Chart, json_lines
 from loadtests.api import Api
-from loadtests.received import Place
+from loadtests.received import HeldSamples, Place
 from loadtests.recorded import Measurements
 from loadtests.tab import Tab
 
@@ -40,8 +40,8 @@ class StoredCheck:
     """The check of one browser, after a visit.
 
     Stored lines and samples are read first, then a heartbeat is sent: what is stored was told to subscribers before it was
-    committed, and the echo comes after everything that was told before it. So when the echo is there, the lines must be, or
-    stand in a gap, and the samples must be, or newer ones in their place.
+    committed, and the echo comes after everything that was told before it. So when the echo is there, lines and samples must
+    be, or stand in a gap; only of the newest sample it may be that no gap has told yet, as long as a newer one comes.
 
     Args:
         api: of the user.
@@ -68,22 +68,42 @@ class StoredCheck:
             LiveClosedError, TimeoutError: the socket ended before the check did.
         """
         log, topic = f"logs:{container}", f"container:{container}"
-        log_us, samples_us = tab.watch.received.begins_us(log, topic)
-        if (log_us is None and samples_us is None) or not self._turnstile.passes():
+        lines_us = tab.watch.received.first_line_us(log)
+        samples_us = None if closed else tab.watch.received.first_sample_us(topic, container)
+        if (lines_us is None and samples_us is None) or not self._turnstile.passes():
             return
 
         def beside(load: Callable[[], T]) -> T:
             return load() if closed else tab.fetch(load)
 
-        lines = None if log_us is None else beside(lambda: self._lines(tab, container, log_us))
-        chart = None if samples_us is None or closed else beside(lambda: self._chart(tab, container, samples_us))
+        lines = None if lines_us is None else beside(lambda: self._lines(tab, container, lines_us))
+        chart = None if samples_us is None else beside(lambda: self._chart(tab, container, samples_us))
         if not closed:
             tab.settle()
         if lines is not None:
             self._compare_lines(tab, log, lines, closed=closed)
-        overtaken = 0 if chart is None else self._compare_samples(tab, topic, chart)
-        if lines is not None or chart is not None:
-            self._measurements.checked(overtaken)
+        self._conclude(
+            None if chart is None else self._compare_samples(tab, topic, container, chart), lines is not None
+        )
+
+    def check_samples(self, tab: Tab, topic: str, container: str) -> None:
+        """Check the samples of a container in a topic that shows several.
+
+        Raises:
+            LiveClosedError, TimeoutError: the socket ended before the check did.
+        """
+        since_us = tab.watch.received.first_sample_us(topic, container)
+        if since_us is None or not self._turnstile.passes():
+            return
+        chart = tab.fetch(lambda: self._chart(tab, container, since_us))
+        tab.settle()
+        self._conclude(None if chart is None else self._compare_samples(tab, topic, container, chart))
+
+    def _conclude(self, samples: HeldSamples | None, lines: bool = False) -> None:
+        """Record what was compared; None: no samples were."""
+        if lines or samples is not None:
+            found = samples or HeldSamples()
+            self._measurements.checked(found.held, found.overtaken)
 
     def _compare_lines(self, tab: Tab, log: str, lines: list[Place], *, closed: bool) -> None:
         received = tab.watch.received
@@ -95,20 +115,25 @@ class StoredCheck:
             detail = f"{count} lines in {log}, the first of those that did not come at {first}"
             self._measurements.failure("lost_line", detail)
 
-    def _compare_samples(self, tab: Tab, topic: str, chart: Chart) -> int:
-        """How many were overtaken."""
+    def _compare_samples(self, tab: Tab, topic: str, container: str, chart: Chart) -> HeldSamples:
         step_us = round(chart.step_seconds * 1e6)
 
-        def behind() -> tuple[int, int]:
-            return tab.watch.received.lost_samples(topic, chart.at, chart.samples, step_us)
+        def hold() -> HeldSamples:
+            return tab.watch.received.held_samples(topic, container, chart.at, chart.samples, step_us)
 
-        overtaken, newest_us = behind()
-        if newest_us:
-            tab.read(LATER_SECONDS, until=lambda: not behind()[1])
-            overtaken, newest_us = behind()
-        if newest_us:
-            self._measurements.failure("lost_sample", f"{topic}: nothing since {newest_us}, where a sample is stored")
-        return overtaken
+        found = hold()
+        if found.behind_us:
+            tab.read(LATER_SECONDS, until=lambda: not hold().behind_us)
+            found = hold()
+        what = f"container {container} in {topic}"
+        if found.behind_us:
+            self._measurements.failure("lost_sample", f"{what}: nothing since {found.behind_us}, where one is stored")
+        if found.undeclared:
+            detail = (
+                f"{what}: {found.undeclared} of {found.held} samples, the first within {step_us} us of {found.first_us}"
+            )
+            self._measurements.failure("undeclared_sample", detail)
+        return found
 
     def _lines(self, tab: Tab, container: str, since_us: int) -> list[Place] | None:
         answer = self._api.send(

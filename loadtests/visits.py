@@ -89,6 +89,7 @@ def _walk(visitor: Visitor, tab: Tab, seconds: float) -> None:
     tab.unsubscribe("fleet")
     think(HOST)
     chosen = visitor.chance.choice(containers)
+    visitor.stored.check_samples(tab, f"host:{host}", chosen)
     log, container = f"logs:{chosen}", f"container:{chosen}"
     tab.subscribe(container)
     tab.unsubscribe(f"host:{host}")
@@ -97,6 +98,7 @@ def _walk(visitor: Visitor, tab: Tab, seconds: float) -> None:
     think(CONTAINER)
     tab.subscribe(log, tail=TAIL_LINES)
     think(LOG)
+    visitor.stored.check(tab, chosen)
     tab.pause(container, log)
     tab.settle()  # from now on nothing of them may come
     think(PAUSED)
@@ -157,7 +159,6 @@ def reconnect(visitor: Visitor, seconds: float) -> None:
         def look(tab: Tab = tab, stays: float = min(stays, left), last: bool = last) -> None:
             tab.settle()
             known = received.last_line(log)
-            received.interrupted(container)
             tab.subscribe(container, hosts={chosen.host: {chosen.id}})
             tab.subscribe(log, tail=0 if known else TAIL_LINES)
             tab.settle()

@@ -128,7 +128,6 @@ class Watch:
             self._pausing.pop(topic, None)
             self._paused.discard(topic)
             self._unanswered.add(topic)
-            self.received.interrupted(topic)
             if since is not None:
                 self._read_again[topic] = since
         return resumed
@@ -162,12 +161,7 @@ class Watch:
         now_us = received_us + (0 if self._measurements.one_clock else self._clock.microseconds)
         match event:
             case Snapshot():
-                self._unanswered.discard(event.topic)
-                self._fleet(event.topic, event.fleet)
-                self._actions(event.topic, event.actions)
-                self._hosts(event.topic, event.host, event.containers)
-                self._samples(event.topic, event.samples)
-                self._new_lines(event.topic, event.lines, self._read_again.pop(event.topic, None))
+                self._snapshot(event)
             case Metrics():
                 latencies = [now_us - at for at in self._samples(event.topic, event.samples)]
             case Logs():
@@ -177,9 +171,19 @@ class Watch:
             case ActionChange():
                 self._actions(event.topic, (event.action,))
             case Gap():
-                self._measurements.gap(event.dropped)
+                self._measurements.gap(event.dropped, of_lines=event.topic.startswith("logs:"))
                 self.received.gap(event.topic, event.dropped)
         self._measurements.message(type_of(type(event)), len(frame), latencies, slow=self._slow)
+
+    def _snapshot(self, event: Snapshot) -> None:
+        self._unanswered.discard(event.topic)
+        if not event.topic.startswith("logs:"):  # a log goes on over connections
+            self.received.begun(event.topic)
+        self._fleet(event.topic, event.fleet)
+        self._actions(event.topic, event.actions)
+        self._hosts(event.topic, event.host, event.containers)
+        self._samples(event.topic, event.samples)
+        self._new_lines(event.topic, event.lines, self._read_again.pop(event.topic, None))
 
     def _echo(self, echo: HeartbeatEcho, received_us: int) -> None:
         told = self._clock.echo(sent_us=echo.at, server_us=echo.server_time, received_us=received_us)
@@ -236,8 +240,8 @@ class Watch:
             elif sample.at > newest:
                 self._newest[topic, sample.container] = sample.at
                 new.append(sample.at)
-        if kind == "container":
-            self.received.samples(topic, new)
+                if not self._slow or kind == "container":  # what a slow browser watches of hosts is too much to keep
+                    self.received.sample(topic, sample.container, sample.at)
         return new
 
     def _new_lines(self, topic: str, lines: Sequence[LogLine], again: Place | None = None) -> list[int]:

@@ -74,6 +74,8 @@ class Counters:
     live_frames_sent: int = 0
     live_metrics_conflated: int = 0
     """Frames replaced by a newer one before a slow subscriber read them."""
+    live_samples_late: int = 0
+    """Stored while somebody of the organisation watched samples, and not shown: newer ones were."""
     live_lines_dropped: int = 0
     """Log lines that a slow subscriber got as a `gap`."""
     metric_rows_pruned: int = 0
@@ -114,6 +116,7 @@ _TOTALS = {
     "action_results_dropped": "Results dropped while the queue to the database was full; agents repeat them",
     "live_frames_sent": "Frames written to subscribers",
     "live_metrics_conflated": "Metric frames replaced by newer ones before a slow subscriber read them",
+    "live_samples_late": "Samples stored behind newer ones that live views had got, from a pulse or in the same batch",
     "live_lines_dropped": "Log lines that slow subscribers got as a gap",
     "metric_rows_pruned": "Samples removed by retention",
     "log_rows_pruned": "Log lines removed by retention, or because their container passed its bound",

@@ -133,6 +133,14 @@ class Hub:
                 samples = (sample_of(container),)
                 self._deliver_metrics(key, encode(Metrics(topic=key[1], samples=samples)), samples)
 
+    def publish_late(self, record: AgentRecord, containers: Iterable[TrackedContainer]) -> None:
+        """Samples of one host are older than what its watchers have: they are told how many they do not get."""
+        late = Counter(container.key for container in containers)
+        self._deliver_gap(record.topic, late.total())
+        for key, samples in late.items():
+            if key in self._watched:
+                self._deliver_gap((record.org, f"container:{key}"), samples)
+
     def publish_lines(self, org: str, container: TrackedContainer, lines: list[LogLine]) -> None:
         """New lines of one container."""
         frame: bytes | None = None
@@ -179,6 +187,11 @@ class Hub:
         for subscription in tuple(self._topics.get(key, ())):
             if not subscription.paused:
                 subscription.outbox.push_metrics(key[1], frame, samples)
+
+    def _deliver_gap(self, key: TopicKey, dropped: int) -> None:
+        for subscription in tuple(self._topics.get(key, ())):
+            if not subscription.paused:
+                subscription.outbox.push_gap(key[1], dropped)
 
     def _deliver(self, key: TopicKey, frame: bytes) -> None:
         for subscription in tuple(self._topics[key]):

@@ -7,6 +7,7 @@ Nothing here waits: the reader of a socket never stands behind the database.
 """
 
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -70,6 +71,9 @@ class LiveSink(Protocol):
 
     def publish_samples(self, record: AgentRecord, containers: list[TrackedContainer]) -> None:
         """Containers of one host have a new `newest`, of their `live_at`."""
+
+    def publish_late(self, record: AgentRecord, containers: list[TrackedContainer]) -> None:
+        """Containers of one host, each as often as a sample of it was stored that is older than its `live_at`."""
 
     def publish_lines(self, org: str, container: TrackedContainer, lines: list[LogLine]) -> None:
         """New lines of one container."""
@@ -238,6 +242,7 @@ class Ingest:
         earliest, latest = self.clock()
         watched = self._live.watches_samples(record)
         newest: list[TrackedContainer] = []
+        late: list[TrackedContainer] = []
         rows = pending.metric_rows
         pack = rows.append
         refused: list[int] = []
@@ -275,12 +280,25 @@ class Ingest:
                 container.newest = metric
                 if watched:
                     newest.append(container)
+            elif watched:
+                late.append(container)
         if marks:
             pending.marks = marks
         if refused:
             pending.metric_positions = _without(pending.metric_positions, refused)
-        if newest:
-            self._live.publish_samples(record, newest)
+        if newest or late:
+            self._show_samples(record, newest, late)
+
+    def _show_samples(self, record: AgentRecord, newest: list[TrackedContainer], late: list[TrackedContainer]) -> None:
+        """To who watches: containers with a new `newest`, and those with samples behind it, once for each sample."""
+        shown = list(dict.fromkeys(newest))
+        if len(shown) < len(newest):  # of several samples of a container in one batch the last is shown
+            late += (Counter(newest) - Counter(shown)).elements()
+        if late:
+            self._counters.live_samples_late += len(late)
+            self._live.publish_late(record, late)
+        if shown:
+            self._live.publish_samples(record, shown)
 
     def _pack_logs(self, pending: PendingBatch, batch: Batch) -> None:
         containers = pending.record.containers

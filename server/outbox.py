@@ -1,8 +1,8 @@
 """What waits for one subscriber, bounded, with a policy for each kind.
 
-Metrics: the newest sample of a series replaces the one that waits. Log lines: dropped past the bound, with an explicit gap
-where they stood. Everything else must not be lost: it has a bound of its own, so that metrics and lines do not take its
-place, and past that the subscriber is too slow and is closed with 4008.
+Metrics: the newest sample of a series replaces the one that waits, and an explicit gap before it tells of the others. Log
+lines: dropped past the bound, with a gap where they stood. Everything else must not be lost: it has a bound of its own, so
+that metrics and lines do not take its place, and past that the subscriber is too slow and is closed with 4008.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _GAP_BYTES = 100
 
 @dataclass(slots=True)
 class _GapMark:
-    """A hole in a topic's lines, at its place in the order."""
+    """A hole in a topic's lines or samples, at its place in the order."""
 
     topic: str
     dropped: int
@@ -53,9 +53,9 @@ class Outbox:
         """Frames kept, frames of lines, gaps, and keys of `_newest` at the place of the first frame of that topic."""
         self._newest: dict[str, _Newest] = {}
         self._gaps: dict[str, _GapMark] = {}
-        """The gap that still grows, per topic: the last thing that waits of it."""
+        """The gap that still grows, per topic: the last that waits of a log, the first that waits of samples."""
         self.waiting_bytes = 0
-        """Of all that waits: at most twice the limit, and what newer samples add to frames that wait."""
+        """Of all that waits: at most twice the limit, a gap for each topic, and what newer samples add to frames that wait."""
         self._kept_bytes = 0
         self._stalled_since: float | None = None
         self.closed = False
@@ -73,7 +73,8 @@ class Outbox:
     def push_metrics(self, topic: str, frame: bytes, samples: Sequence[Sample] = ()) -> None:
         """Send the frame of these samples; while it waits newer ones of its topic take their place.
 
-        A newer frame need not hold every container of the older one: those that it lacks keep their sample.
+        A newer frame need not hold every container of the older one: those that it lacks keep their sample. What was
+        replaced, or had no room, stands in a gap that the reader gets before anything newer of the topic.
         """
         if self._sent_at_once(frame):
             return
@@ -81,13 +82,16 @@ class Outbox:
         if old is not None:
             self._counters.live_metrics_conflated += 1
             named = {sample.container for sample in samples}
-            if kept := [sample for sample in old.samples if sample.container not in named]:
+            kept = [sample for sample in old.samples if sample.container not in named]
+            self._leave_out(topic, len(old.samples) - len(kept))
+            if kept:
                 samples = (*kept, *samples)
                 frame = encode(Metrics(topic=topic, samples=samples))
             self.waiting_bytes += len(frame) - len(old.frame)
             self._newest[topic] = _Newest(frame, samples)
         elif self.waiting_bytes + len(frame) > self._limit_bytes:
             self._counters.live_metrics_conflated += 1
+            self._leave_out(topic, len(samples))
         else:
             self._newest[topic] = _Newest(frame, samples)
             self._append(topic, len(frame))
@@ -102,11 +106,13 @@ class Outbox:
             self._append(frame, len(frame))
             return
         self._counters.live_lines_dropped += lines
-        if gap is not None:
-            gap.dropped += lines
-        else:
-            gap = self._gaps[topic] = _GapMark(topic, lines)
-            self._append(gap, _GAP_BYTES)
+        self._leave_out(topic, lines)
+
+    def push_gap(self, topic: str, dropped: int) -> None:
+        """Tell of samples that never become a frame: they came when newer ones were out."""
+        if topic not in self._gaps and self._sent_at_once(encode(Gap(topic=topic, dropped=dropped))):
+            return
+        self._leave_out(topic, dropped)
 
     def discard(self, topic: str) -> None:
         """Drop the metrics of a topic that wait: a snapshot follows that is newer, or nobody wants them any more."""
@@ -179,6 +185,22 @@ class Outbox:
             self._kept_bytes -= len(item.frame)
         elif isinstance(item, _GapMark) and self._gaps.get(item.topic) is item:
             del self._gaps[item.topic]
+
+    def _leave_out(self, topic: str, dropped: int) -> None:
+        """Count what a topic loses into its gap."""
+        if not dropped:
+            return  # a summary of the fleet holds no samples
+        gap = self._gaps.get(topic)
+        if gap is not None:
+            gap.dropped += dropped
+            return
+        gap = self._gaps[topic] = _GapMark(topic, dropped)
+        if topic in self._newest:
+            # Before the frame that overtook: a connection may end between the two.
+            self._waiting.insert(self._waiting.index(topic), gap)
+            self.waiting_bytes += _GAP_BYTES
+        else:
+            self._append(gap, _GAP_BYTES)
 
     def _append(self, item: _Kept | bytes | _GapMark | str, size: int) -> None:
         if self._stalled_since is None:

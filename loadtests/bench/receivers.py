@@ -74,7 +74,7 @@ class Reader(LiveListener):
                 self.answer(event.topic)
             case HeartbeatEcho():
                 tally.clock.echo(sent_us=event.at, server_us=event.server_time, received_us=received_us)
-            case Gap():
+            case Gap(topic=topic) if topic.startswith("logs:"):
                 tally.dropped_lines += event.dropped * tally.measuring
             case Error():
                 tally.failures["error"] += 1

@@ -497,10 +497,10 @@ class ActionChange(_Message, tag="action", kw_only=True, frozen=True):
 
 
 class Gap(_Message, tag="gap", kw_only=True, frozen=True):
-    """Lines were dropped here because this subscriber did not keep up; REST has them."""
+    """Lines or samples do not come: this subscriber did not keep up, or newer samples came first; REST has them."""
 
     topic: str
-    dropped: Annotated[int, Meta(ge=1, description="How many lines")]
+    dropped: Annotated[int, Meta(ge=1, description="How many lines or samples")]
 
 
 LiveEvent = Snapshot | Metrics | Logs | HostChange | ActionChange | Gap | HeartbeatEcho | Error

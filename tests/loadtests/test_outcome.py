@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from loadtests.measure import Latency, Series
-from loadtests.outcome import hold_against, unanswered
-from loadtests.recorded import Recorded
+from loadtests.outcome import explained, hold_against, unanswered
+from loadtests.recorded import Recorded, first_violations
+from loadtests.thresholds import judge
 from simulator.scenario import load
 
 NO_MESSAGE = "browsers got no live message at all"
@@ -28,10 +29,34 @@ def test_users_whom_nobody_answered_say_nothing(
 ) -> None:
     """Browsers without a message and API users without an answer make a run invalid, over all Locust processes together."""
     path = tmp_path / "x.toml"
-    path.write_text(f'question = "q"\n[ui]\n{users}\n')
+    path.write_text(f'question = "q"\nduration = "30s"\n[ui]\n{users}\n')
     recorded = [Recorded(started_at_us=1), Recorded(started_at_us=1, messages=messages, answers=answers)]
 
     assert unanswered(load(path), recorded) == reasons
+
+
+@pytest.mark.parametrize(
+    ("keys", "checked", "held", "invalid"),
+    [
+        ('duration = "31s"\n[ui]\nsubscribers = 1', 0, 0, True),
+        ('duration = "31s"\n[ui]\nreconnecting = 1', 0, 0, True),
+        ('duration = "31s"\n[ui]\nsubscribers = 1', 1, 0, True),
+        ('duration = "31s"\n[ui]\nsubscribers = 1', 1, 1, False),
+        ('duration = "31s"\n[ui]\nsubscribers = 1\n[fleet]\ninterval = "5s"', 1, 0, False),
+        ('duration = "31s"\n[ui]\nsubscribers = 1\n[fleet]\ninterval = "5s"', 0, 0, True),
+        ('duration = "31s"\n[ui]\nslow = 1', 0, 0, False),
+        ('duration = "30s"\n[ui]\nsubscribers = 1', 0, 0, False),
+    ],
+)
+def test_what_no_browser_checked_has_not_passed(
+    tmp_path: Path, keys: str, checked: int, held: int, invalid: bool
+) -> None:
+    """A run of over 30 s in which nobody held what came against what is stored says nothing of delivery."""
+    path = tmp_path / "x.toml"
+    path.write_text(f'question = "q"\n{keys}\n')
+    recorded = [Recorded(started_at_us=1, messages=1), Recorded(started_at_us=1, checked=checked, held=held)]
+
+    assert bool(unanswered(load(path), recorded)) == invalid
 
 
 @pytest.mark.parametrize(
@@ -55,3 +80,19 @@ def test_without_slow_browsers_there_is_nothing_to_doubt() -> None:
 
     assert hold_against(measured, 0.0) == ""
     assert measured == {}
+
+
+def test_a_broken_promise_is_told_with_its_first_example(tmp_path: Path) -> None:
+    """The reason names what did not come, and where; thresholds that held, or have no example, are left as they are."""
+    path = tmp_path / "x.toml"
+    path.write_text('question = "q"\n[ui]\nsubscribers = 1\n')
+    first = {"undeclared_sample": "container 7 in container:7: 1 of 9", "http": "500"}
+    examples = first_violations(
+        [Recorded(started_at_us=1), Recorded(started_at_us=1, first_failures=first), Recorded(started_at_us=1)]
+    )
+    judged = explained(judge(load(path), {"live_violations": 1.0, "live_foreign": 0.0}), examples)
+    reasons = {one.metric: one.reason for one in judged}
+
+    assert reasons["live_violations"] == "1 is not == 0: undeclared_sample: container 7 in container:7: 1 of 9"
+    assert reasons["live_foreign"] == ""
+    assert reasons["live_errors"] == "no samples"

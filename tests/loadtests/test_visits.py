@@ -59,7 +59,8 @@ async def test_a_user_walks_from_the_fleet_to_a_log_and_pauses_it() -> None:
     assert fake.resumed_since[0] is None
     assert fake.resumed_since[1] is not None
     assert fake.tails == {200}
-    assert recorder.measurements._recorded.checked == 1
+    assert recorder.measurements._recorded.checked == 3
+    assert recorder.measurements._recorded.held > 3
 
 
 async def test_the_same_seed_makes_the_same_visits() -> None:
@@ -76,7 +77,18 @@ async def test_the_same_seed_makes_the_same_visits() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["bad_frame", "duplicate_line", "time_back", "foreign", "error", "not_paused", "lost_line", "lost_sample"]
+    "wrong",
+    [
+        "bad_frame",
+        "duplicate_line",
+        "time_back",
+        "foreign",
+        "error",
+        "not_paused",
+        "lost_line",
+        "lost_sample",
+        "undeclared_sample",
+    ],
 )
 async def test_a_user_notices_what_a_server_does_wrong(wrong: str) -> None:
     """Each broken promise is a failure of its own kind, and nothing else is."""
@@ -93,7 +105,18 @@ async def test_lines_that_stand_in_a_gap_are_not_lost() -> None:
 
     assert recorder.failures == []
     assert recorder.measurements._recorded.gaps > 0
-    assert recorder.measurements._recorded.checked == 1
+    assert recorder.measurements._recorded.checked == 3
+
+
+async def test_samples_that_stand_in_a_gap_are_not_lost() -> None:
+    """The server may leave samples out, if it says how many; they are counted, and are no gap of a log."""
+    async with serve_live(FakeLive(script=("sample_gap",))) as fake:
+        recorder = await visit(fake, walk)
+    recorded = recorder.measurements._recorded
+
+    assert recorder.failures == []
+    assert 0 < recorded.overtaken <= recorded.dropped_samples
+    assert (recorded.gaps, recorded.dropped_lines) == (0, 0)
 
 
 async def test_a_reconnecting_browser_takes_a_new_ticket_each_time_and_misses_no_line() -> None:

@@ -259,4 +259,7 @@ def test_everything_is_in_the_file(tmp_path: Any) -> None:
     assert (recorded.visits, recorded.messages, recorded.gaps, recorded.dropped_lines) == (1, 2, 1, 7)
     assert recorded.foreign == 1
     assert recorded.failures == {"foreign": 1, "closed": 1}
+    assert recorded.first_failures == {
+        "foreign": "metrics of topic container:9, not subscribed", "closed": "4008 slow",
+    }  # fmt: skip
     assert recorded.closes == {"4008": 1}

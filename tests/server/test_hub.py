@@ -155,6 +155,22 @@ class TestSamples:
         assert not hub.watches_logs(record.containers[0])
         assert hub.topics == 0
 
+    async def test_samples_that_came_late_are_told_as_a_gap(self, registry: Registry) -> None:
+        """Each topic gets how many of its own do not come; who pauses, and other tenants, get nothing."""
+        hub, record = Hub(), host(registry, "a")
+        zero, one = record.containers[0], record.containers[1]
+        watchers = {
+            "host": Watcher(hub, "a", "host:h1"), "zero": Watcher(hub, "a", f"container:{zero.key}"),
+            "one": Watcher(hub, "a", f"container:{one.key}"), "other": Watcher(hub, "b", "host:h1"),
+            "paused": Watcher(hub, "a", "host:h1"),
+        }  # fmt: skip
+        watchers["paused"].subscription.paused = True
+
+        hub.publish_late(record, [zero, one, zero])
+        got = {name: [(m["type"], m["dropped"]) for m in watcher.got()] for name, watcher in watchers.items()}
+
+        assert got == {"host": [("gap", 3)], "zero": [("gap", 2)], "one": [("gap", 1)], "other": [], "paused": []}
+
 
 class TestLines:
     """Logs of containers."""

@@ -478,7 +478,24 @@ class TestLive:
         rig.send(Metric(ref=0, at=NOW - 1), Metric(ref=1, at=NOW - 1), seq=1)
 
         assert [(sample.at, sample.cpu) for sample in rig.live.samples] == [(NOW, 5.0), (NOW - 1, None)]
+        assert rig.live.late == ["c0"]
+        assert rig.counters.live_samples_late == 1
         assert rig.keys() == [(0, NOW - 1), (1, NOW - 1)]
+
+    async def test_of_several_samples_in_a_batch_the_last_is_shown_and_the_others_are_told(self, rig: Rig) -> None:
+        """A view shows a container once for each batch; whoever watches is told how many samples it does not get."""
+        rig.send(*(Metric(ref=0, at=NOW + i) for i in range(3)), Metric(ref=1))
+
+        assert [sample.at for sample in rig.live.samples] == [NOW + 2, NOW]
+        assert rig.live.late == ["c0", "c0"]
+
+    async def test_without_watchers_nothing_is_late(self, rig: Rig) -> None:
+        """What nobody could get is told to nobody and not counted."""
+        rig.live.watched = False
+        rig.ingest.pulse(rig.agent.session, Pulse(at=NOW, metrics=(Metric(ref=0),)))
+        rig.send(Metric(ref=0, at=NOW - 1))
+
+        assert (rig.live.late, rig.counters.live_samples_late) == ([], 0)
 
     async def test_a_pulse_is_shown_and_not_stored(self, rig: Rig) -> None:
         """A pulse's newer values of known containers are shown; nothing of it is stored, acknowledged or numbered."""

@@ -103,9 +103,10 @@ class TestMetrics:
         push(3, "c", "d")
 
         waiting = rig.outbox.waiting_bytes
-        (frame,) = rig.take()
-        assert len(frame) == waiting
-        found = {sample["container"]: sample["at"] for sample in rig.socket.messages[0]["samples"]}
+        told, frame = rig.take()
+        assert len(frame) == waiting - 100
+        assert told == gap(2, "host:1")
+        found = {sample["container"]: sample["at"] for sample in rig.socket.messages[1]["samples"]}
         assert found == {"a": 1, "b": 2, "c": 3, "d": 3}
         assert rig.counters.live_metrics_conflated == 2
 
@@ -130,6 +131,55 @@ class TestMetrics:
         assert rig.outbox.waiting_bytes == 8
         assert rig.counters.live_metrics_conflated == 1
         assert rig.closed() is None
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from("pmw"), st.integers(1, 4)), max_size=60))
+    def test_every_sample_arrives_or_is_counted_before_a_newer_one(self, steps: list[tuple[str, int]]) -> None:
+        """Whatever the reader does: before each sample a gap has told exactly how many are missing since the one before."""
+
+        async def play() -> list[dict[str, Any]]:
+            rig = Rig(limit_bytes=300)
+            number = 0
+
+            def push(count: int) -> None:
+                nonlocal number
+                for _ in range(count):
+                    samples = (Sample(container="1", at=number),)
+                    frame = encode(Metrics(topic="container:1", samples=samples))
+                    rig.outbox.push_metrics("container:1", frame, samples)
+                    number += 1
+
+            for kind, count in steps:
+                if kind == "m":
+                    push(count)
+                elif kind == "p" and rig.outbox.waiting_bytes < 200:
+                    rig.outbox.push(b'{"event":%d}' % 10**60)
+                elif kind == "w":
+                    rig.take(count)
+            rig.take()
+            assert (rig.outbox.waiting_bytes, rig.closed()) == (0, None)
+            rig.socket.takes = None
+            push(1)
+            return rig.socket.messages
+
+        expected = 0
+        for message in asyncio.run(play()):
+            if message.get("type") == "gap":
+                expected += message["dropped"]
+            elif message.get("type") == "metrics":
+                assert message["samples"][0]["at"] == expected
+                expected += 1
+
+    async def test_samples_that_came_late_are_told_at_once_or_with_the_others(self) -> None:
+        """A gap of its own where the reader keeps up; added to the one that waits where it does not."""
+        rig = Rig(takes=None)
+        rig.outbox.push_gap("container:1", 2)
+        assert rig.socket.frames == [gap(2, "container:1")]
+
+        rig.socket.takes = 0
+        for dropped in (3, 4):
+            rig.outbox.push_gap("container:1", dropped)
+        assert rig.take() == [gap(7, "container:1")]
 
 
 class TestLines:

@@ -114,11 +114,17 @@ class RecordingLive:
 
     watched: bool = True
     samples: list[Sample] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    """Names of containers, once for each sample."""
     lines: list[tuple[str, LogLine]] = field(default_factory=list)
 
     def publish_samples(self, record: AgentRecord, containers: list[TrackedContainer]) -> None:
         """Keep the samples."""
         self.samples += map(sample_of, containers)
+
+    def publish_late(self, record: AgentRecord, containers: list[TrackedContainer]) -> None:
+        """Keep whose they are."""
+        self.late += [container.info.name for container in containers]
 
     def publish_lines(self, org: str, container: TrackedContainer, lines: list[LogLine]) -> None:
         """Keep the lines."""

@@ -212,7 +212,7 @@ class _Connection:
                 for topic in topics:
                     lines = self._fake.resumed_lines(since)
                     self._line = len(self._fake.lines)
-                    self._topics[topic] = True
+                    self._go_on(topic)
                     await self._send(Snapshot(topic=topic, at=_now_us(), lines=tuple(lines)))
             case _:
                 pass
@@ -232,7 +232,12 @@ class _Connection:
             snapshot = Snapshot(topic=topic, at=now, lines=tuple(self._fake.lines[-tail:] if tail else ()))
         await self._send(snapshot)
         await self._misbehave(kind, topic, name)
+        self._go_on(topic)
+
+    def _go_on(self, topic: str) -> None:
+        """Tell what is stored from now on."""
         self._topics[topic] = True
+        self._told_us[topic] = self._fake.samples[-1] if self._fake.samples else 0
 
     async def _send(self, event: LiveEvent) -> None:
         await self._socket.send_text(encode(event).decode())
@@ -249,15 +254,12 @@ class _Connection:
             await self._tell(topic)
 
     async def _tell(self, topic: str) -> None:
-        """Everything of a topic that was not told yet: the newest sample, every line."""
+        """Everything of a topic that was not told yet: every sample, every line."""
         kind, _, name = topic.partition(":")
-        at = self._fake.samples[-1] if self._fake.samples else 0
-        if kind in {"host", "container"} and at > self._told_us.get(topic, 0):
-            self._told_us[topic] = at
-            containers = [c.id for c in CONTAINERS] if kind == "host" else [name]
-            self._metrics += kind == "container"
-            if kind == "host" or self._act != "lost_sample" or self._metrics <= 1:
-                await self._send(Metrics(topic=topic, samples=tuple(_sample(c, at) for c in containers)))
+        if kind in {"host", "container"}:
+            while new := [at for at in self._fake.samples[-TICKS_PER_SECOND:] if at > self._told_us[topic]]:
+                self._told_us[topic] = new[0]  # the stream and the echo of a heartbeat may be here at once
+                await self._tell_sample(kind, topic, name, new[0])
         elif kind == "logs" and (lines := self._fake.lines[self._line :]):
             self._line += len(lines)
             self._log_frames += 1
@@ -266,6 +268,15 @@ class _Connection:
             elif self._act == "gap":
                 await self._send(Gap(topic=topic, dropped=len(lines)))
 
+    async def _tell_sample(self, kind: str, topic: str, name: str, at: int) -> None:
+        containers = [c.id for c in CONTAINERS] if kind == "host" else [name]
+        self._metrics += kind == "container"
+        if kind == "container" and self._act in {"sample_gap", "undeclared_sample"} and not self._metrics % 3:
+            if self._act == "sample_gap":
+                await self._send(Gap(topic=topic, dropped=1))
+        elif kind == "host" or self._act != "lost_sample" or self._metrics <= 1:
+            await self._send(Metrics(topic=topic, samples=tuple(_sample(c, at) for c in containers)))
+
     async def _misbehave(self, kind: str, topic: str, name: str) -> None:
         match self._act, kind:
             case "bad_frame", "host":
@@ -273,7 +284,8 @@ class _Connection:
             case "duplicate_line", "logs":
                 await self._send(Logs(topic=topic, lines=(self._fake.lines[-1],)))
             case "time_back", "container":
-                for at in (_now_us() - 10**6, _now_us() - 5 * 10**6):
+                newest = self._fake.samples[-1] if self._fake.samples else _now_us()
+                for at in (newest, newest - 5 * 10**6):
                     await self._send(Metrics(topic=topic, samples=(_sample(name, at),)))
             case "foreign", "host":
                 await self._send(Metrics(topic=topic, samples=(_sample("999", _now_us()),)))

@@ -113,7 +113,7 @@ class TestTopics:
         assert fleet["fleet"]["mem"] == 3000
 
     async def test_live_values_never_go_back(self, server: RunningServer) -> None:
-        """A pulse shows at once; the batch that brings the same or an older time later is not shown again."""
+        """A pulse shows at once; the batch that brings the same or an older time later is a gap, and not shown again."""
         async with server.agent() as agent, server.live() as live:
             await subscribe(live, "host:host-1")
             now = now_us()
@@ -122,9 +122,11 @@ class TestTopics:
             await agent.batch(2, at=now, metrics=[sample(9)])
             await agent.batch(3, at=now + 1000, metrics=[sample(2)])
             first = await live.until("metrics")
+            gaps = [await live.receive() for _ in range(2)]
             second = await live.until("metrics")
             await agent.acked(3)
 
+        assert gaps == 2 * [{"type": "gap", "topic": "host:host-1", "dropped": 1}]
         assert [first["samples"][0]["at"], second["samples"][0]["at"]] == [now, now + 1000]
 
     async def test_a_host_going_offline_is_told(self, server: RunningServer) -> None:
@@ -357,9 +359,13 @@ class TestSlowSubscribers:
                     await agent.until("heartbeat")
                     assert number < 5000, "nothing was ever conflated"
                 live.socket.transport.resume_reading()
+                told = await live.until("gap")
                 last = await live.until("metrics", lambda m: m["samples"][0]["rx"] == number)
 
         assert len(last["samples"]) == 200
+        assert told == {
+            "type": "gap", "topic": "host:host-1", "dropped": 200 * server.service.counters.live_metrics_conflated
+        }  # fmt: skip
 
 
 class TestOperations:
