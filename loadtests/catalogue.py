@@ -166,6 +166,9 @@ METRICS: dict[str, Metric] = {
         needs_fault=("duplicate_identity", "cloned_epoch"),
     ),
     "pulses": Metric("", "count", "Newest values that agents sent for live views while batches had to wait."),
+    "containers_recreated": Metric(
+        "", "count", "Containers that others of the same service replaced (churn).", ("fleet.churn_per_hour",)
+    ),
     "server_restarts": Metric("", "count", "Times that the runner started the server again."),
     "server_failures": Metric(
         "", "count", "Times that the server ended by itself, or after SIGTERM with another exit code than 0."
@@ -268,7 +271,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
         "ack_latency_ms", "schedule_lag_ms", "resends", "batches_dropped", "batches_unsettled", "connections_lost",
         "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share",
         "agents_clock_offset_ms", "takeovers",
-        "bystander_ack_latency_ms", "rows_rejected", "fleet_faults", "impostors_welcomed",
+        "bystander_ack_latency_ms", "rows_rejected", "fleet_faults", "impostors_welcomed", "containers_recreated",
     ),
     "users.json": (
         *LATENCIES, "chart_query_ms", "log_lines_downloaded", "live_messages", "live_foreign", "live_violations",
@@ -310,7 +313,7 @@ _AT_THE_END = frozenset(
         "ledger_verified_fraction", "batches_unsettled", "connections_lost",
         "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share", "insert_batch_ms",
         "connection_resets", "withheld_bytes", "agents_clock_offset_ms", "takeovers",
-        "bystander_ack_latency_ms", "rows_rejected", "fleet_faults", "impostors_welcomed",
+        "bystander_ack_latency_ms", "rows_rejected", "fleet_faults", "impostors_welcomed", "containers_recreated",
     }
 )  # fmt: skip
 
@@ -333,9 +336,10 @@ def measurable(name: str, scenario: Scenario) -> bool:
 def lack(metric: Metric, scenario: Scenario) -> str:
     """What the scenario lacks to measure it; empty: nothing."""
 
-    def number(key: str) -> int:
+    def number(key: str) -> float:
         section, _, leaf = key.partition(".")
-        return int(getattr(getattr(scenario, section), leaf))
+        value: float = getattr(getattr(scenario, section), leaf)
+        return value
 
     for key in metric.needs:
         if not number(key):

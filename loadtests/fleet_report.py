@@ -70,6 +70,7 @@ def catalogue(report: Mapping[str, Any], faults: Sequence[FaultDone]) -> dict[st
         "connections_lost": float(sum(closes.values()) - closes.get(str(int(CloseCode.NORMAL)), 0)),
         "handshakes_refused": float(sum(count for why, count in report["refused"].items() if why != "unreachable")),
         "pulses": float(report["pulses"]),
+        "containers_recreated": float(report["containers_recreated"]),
         "takeovers": float(report["takeovers"]),
         "actions_sent_twice": float(report["actions"]["repeated"]),
         **({"agents_clock_offset_ms": offset_ms} if (offset_ms := report["clock_offset_ms"]) is not None else {}),

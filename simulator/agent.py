@@ -142,6 +142,8 @@ class Agent:
     def tick(self, tick: int) -> None:
         """Produce the batch of a tick; while it cannot be sent, its samples go as a pulse."""
         turned = self._host.lives.turned(max(0, self.delivery.tick), tick)
+        if turned:
+            self._services.counts.containers_recreated += self._host.lives.recreated(turned)
         if turned and self._link is not None:
             # The server must know a new container before the first batch that mentions it.
             self._orders.changed.update(turned)

@@ -28,6 +28,8 @@ class Counts:
     metrics_produced: int = 0
     logs_produced: int = 0
     pulses: int = 0
+    containers_recreated: int = 0
+    """Containers that the seed replaced by others (churn)."""
     rejected: Counter[str] = field(default_factory=Counter)
     """Rows that acks named or counted as not stored, by reason."""
     errors: Counter[str] = field(default_factory=Counter)

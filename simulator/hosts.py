@@ -15,6 +15,9 @@ class Lives(Protocol):
     def turned(self, before: int, tick: int) -> Sequence[int]:
         """Refs of what is another at `tick` than at `before`, gone ones included. For ticks that only rise."""
 
+    def recreated(self, turned: Sequence[int]) -> int:
+        """How many containers were replaced by others, by the refs that `turned` told of."""
+
     def refs(self, first: int, last: int) -> list[int]:
         """Refs of what there is at the tick `last`, and then of what is gone and was there at `first` or later."""
 

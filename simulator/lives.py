@@ -168,6 +168,10 @@ class Lives:
         self._quiet_until = quiet_until
         return sorted(refs)
 
+    def recreated(self, turned: Sequence[int]) -> int:
+        """Places whose container is another now than before, by the refs that `turned` told of: it tells both of each."""
+        return len(turned) - len({ref % self._places for ref in turned})
+
     def refs(self, first: int, last: int) -> list[int]:
         """Refs of what there is at the tick `last`, by place, and then of what is gone and was there at `first` or later."""
         now = [self.spell(place, last).ref for place in range(self._places)]

@@ -31,6 +31,10 @@ class _Still:
         del before, tick
         return ()
 
+    def recreated(self, turned: Sequence[int]) -> int:
+        del turned
+        return 0
+
     def refs(self, first: int, last: int) -> list[int]:
         del first, last
         return list(range(self._containers))

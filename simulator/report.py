@@ -63,6 +63,7 @@ def report(fleet: Fleet) -> dict[str, Any]:
         "errors": dict(counts.errors),
         "unreadable_frames": counts.unreadable_frames,
         "pulses": counts.pulses,
+        "containers_recreated": counts.containers_recreated,
         "actions": {
             "executed": counts.actions_executed,
             "expired": counts.actions_expired,

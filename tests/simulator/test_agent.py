@@ -780,15 +780,16 @@ async def test_a_server_that_never_acknowledges_costs_bounded_memory(transport: 
 
 
 async def test_recreated_containers_are_declared_before_they_are_mentioned() -> None:
-    """Inventory tells the new container and the one that is gone; no batch mentions what was not declared."""
+    """Inventory tells the new container and the one that is gone, and they are counted; no batch mentions another."""
 
     async def script(peer: Peer) -> None:
         await peer.welcome()
         await peer.ack_all()
 
-    async with fake_server(script) as server, running_fleet(server, churn_per_hour=9000.0):
+    async with fake_server(script) as server, running_fleet(server, churn_per_hour=9000.0) as fleet:
         peer = await server.peer(1)
         await eventually(lambda: sum(bool(one.removed) for one in peer.all_of(Inventory)) >= 3)
+        recreated = fleet.counts.containers_recreated
 
     declared = {container.ref: container for container in peer.hello.containers}
     gone: set[int] = set()
@@ -804,6 +805,7 @@ async def test_recreated_containers_are_declared_before_they_are_mentioned() -> 
         old, new = declared[ref], declared[ref + 3]
         assert old.id != new.id
         assert (old.name, old.labels, old.image) == (new.name, new.labels, new.image)
+    assert 3 <= recreated <= len(gone)
 
 
 async def test_what_is_gone_is_declared_again_while_batches_mention_it() -> None:

@@ -48,6 +48,16 @@ def test_a_started_crash_loop_begins_its_run_then() -> None:
     assert lives.spell(1, 12).since == 10
 
 
+def test_recreated_containers_are_counted_among_what_turned() -> None:
+    """Each place whose container became another counts once; one that only died or restarted does not."""
+    lives = Lives(7, 4, 20, {1: CRASHES})
+    turned = [lives.turned(tick - 1, tick) for tick in range(1, 400)]
+
+    assert sum(map(lives.recreated, turned)) == 4 * 20
+    assert sum(map(len, turned)) > 2 * 4 * 20
+    assert lives.recreated(()) == 0
+
+
 @pytest.mark.parametrize("churn_ticks", [10, 37, 400])
 def test_every_place_is_recreated_once_in_its_period(churn_ticks: int) -> None:
     """Refs only rise, by the number of places, once in each period; spells tell when."""
