@@ -39,6 +39,8 @@ class Metric(NamedTuple):
     """Keys that must be above 1."""
     needs_fault: tuple[str, ...] = ()
     """Kinds of fault of which one at least must be in the scenario."""
+    excludes: tuple[str, ...] = ()
+    """Keys that must be 0."""
 
 
 _API_USERS = ("actions.operators", "ui.chart_readers", "ui.log_downloaders", "ui.auditors")
@@ -138,6 +140,12 @@ METRICS: dict[str, Metric] = {
     "ledger_altered": Metric("rows", "count", "Rows stored with other values than were sent."),
     "ledger_verified_fraction": Metric(
         "", "value", "Rows compared with the database, of those that were acked: 0 to 1."
+    ),
+    "stored_fraction": Metric(
+        "",
+        "value",
+        "Rows acknowledged and not missing in the database, of those that the fleet's schedule held: 0 to 1.",
+        excludes=("storage.backfill_seconds",),
     ),
     **{name: Metric(probed.unit, "series", probed.meaning, *_needs(name)) for name, probed in SERIES.items()},
     "resends": Metric("", "count", "Batches that agents sent again after a reconnect."),
@@ -273,6 +281,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
         "agents_clock_offset_ms", "takeovers",
         "bystander_ack_latency_ms", "rows_rejected", "fleet_faults", "impostors_welcomed", "containers_recreated",
     ),
+    "fleet.json, findings.json": ("stored_fraction",),
     "users.json": (
         *LATENCIES, "chart_query_ms", "log_lines_downloaded", "live_messages", "live_foreign", "live_violations",
         "live_errors", "trespasses", "live_checks", "live_samples_checked", "live_samples_overtaken",
@@ -314,6 +323,7 @@ _AT_THE_END = frozenset(
         "handshakes_refused", "pulses", "actions_sent_twice", "reconnect_99_s", "reconnect_peak_share", "insert_batch_ms",
         "connection_resets", "withheld_bytes", "agents_clock_offset_ms", "takeovers",
         "bystander_ack_latency_ms", "rows_rejected", "fleet_faults", "impostors_welcomed", "containers_recreated",
+        "stored_fraction",
     }
 )  # fmt: skip
 
@@ -347,6 +357,9 @@ def lack(metric: Metric, scenario: Scenario) -> str:
     for key in metric.needs_several:
         if number(key) < 2:
             return f"cannot be measured with {key} = {number(key)}"
+    for key in metric.excludes:
+        if number(key):
+            return f"cannot be measured with {key.removesuffix('_seconds')}"
     if metric.needs_one_of and not any(map(number, metric.needs_one_of)):
         return f"cannot be measured without {' or '.join(metric.needs_one_of)}"
     if metric.needs_fault and not any(fault.kind in metric.needs_fault for fault in scenario.faults):

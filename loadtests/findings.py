@@ -46,6 +46,11 @@ class Findings:
         """
         return self.verified / (self.acked + self.unverified) if self.acked else 0.0
 
+    @property
+    def stored_acked(self) -> int:
+        """Acknowledged rows that were not found missing."""
+        return self.acked - self.counts["missing"]
+
     def merge(self, other: "Findings") -> None:
         """Add what another verification found."""
         self.counts += other.counts

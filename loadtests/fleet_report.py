@@ -78,6 +78,12 @@ def catalogue(report: Mapping[str, Any], faults: Sequence[FaultDone]) -> dict[st
     }
 
 
+def scheduled_rows(report: Mapping[str, Any]) -> float:
+    """Rows that the fleet's schedule held: those that it made, and as many for each tick that it skipped as for the others."""
+    made, ticks = sum(report["rows"].values()), report["ticks"]
+    return made * (ticks + report["skipped_ticks"]) / ticks if ticks else 0.0
+
+
 def timed(report: Mapping[str, Any]) -> dict[str, Timed]:
     """The report's latencies by the time at which something was meant to happen.
 

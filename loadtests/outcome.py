@@ -13,7 +13,7 @@ from loadtests.findings import Findings
 from loadtests.fingerprint import Deployed, Postgres, environment
 from loadtests.fleet_process import REPORT
 from loadtests.fleet_report import catalogue as fleet_catalogue
-from loadtests.fleet_report import fleet_faults, read_report
+from loadtests.fleet_report import fleet_faults, read_report, scheduled_rows
 from loadtests.fleet_report import timed as fleet_timed
 from loadtests.fleet_status import FleetStatus
 from loadtests.growth import Growth, growths, largest, steady
@@ -84,6 +84,8 @@ class Outcome:
     examples: dict[str, str] = field(default_factory=dict)
     """What users found wrong, by metric: the first of it."""
     findings: Findings = field(default_factory=Findings)
+    scheduled_rows: float = 0.0
+    """That the fleet's schedule held; 0: it left no report."""
     audit: AuditFindings | None = None
     """None: nobody acted, or it could not be checked."""
     charts: ChartFindings | None = None
@@ -149,6 +151,8 @@ class Outcome:
         """
         self.measured.update({name: float(count) for name, count in self._ledger().items()})
         self.measured["ledger_verified_fraction"] = self.findings.verified_fraction
+        if self.scheduled_rows and measurable("stored_fraction", self.scenario):
+            self.measured["stored_fraction"] = self.findings.stored_acked / self.scheduled_rows
         if self.findings.unverified:
             self.invalid.append(f"{self.findings.unverified} stored rows unverified: the fleet's ledger fell silent")
         self._write("findings.json", self.findings)
@@ -250,6 +254,7 @@ class Outcome:
         told = fleet_catalogue(report, self.faults)
         self.measured.update({name: told[name] for name in told if measurable(name, self.scenario)})
         self.timed.update(fleet_timed(report))
+        self.scheduled_rows = scheduled_rows(report)
         # A load that was ended early has not met them all; that is told already.
         untimely = () if self.aborted is None else missed_reasons(report["faults"])
         self.invalid += [f"fleet: {reason}" for reason in report["invalid"] if reason not in untimely]

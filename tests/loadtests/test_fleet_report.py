@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.fleet_process import make_fleet
-from loadtests.fleet_report import fleet_faults, reconnects
+from loadtests.fleet_report import fleet_faults, reconnects, scheduled_rows
 from loadtests.result import FaultDone
 from loadtests.stage import ServerUnderTest
 from simulator.fault_option import parse_faults
@@ -103,3 +103,11 @@ def test_faults_of_the_fleet_become_faults_of_the_run() -> None:
     assert fleet_faults(report) == [
         FaultDone(at_us=5 * SECOND, ended_at_us=6 * SECOND, kind="disconnect", detail="10 agents, 9 connections")
     ]
+
+
+@pytest.mark.parametrize(("ticks", "skipped", "rows"), [(100, 0, 700.0), (100, 50, 1050.0), (0, 5, 0.0)])
+def test_a_schedule_holds_the_rows_of_skipped_ticks_too(ticks: int, skipped: int, rows: float) -> None:
+    """A fleet that leaves ticks out does not make the server look as if it had stored everything."""
+    made = {"metrics": 5 * ticks, "logs": 2 * ticks}
+
+    assert scheduled_rows({"rows": made, "ticks": ticks, "skipped_ticks": skipped}) == rows

@@ -1,11 +1,13 @@
 """What a run that says nothing is told by."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from loadtests.findings import Findings
 from loadtests.measure import Latency, Series
-from loadtests.outcome import explained, hold_against, unanswered
+from loadtests.outcome import Outcome, explained, hold_against, unanswered
 from loadtests.recorded import Recorded, first_violations
 from loadtests.thresholds import judge
 from simulator.scenario import load
@@ -96,3 +98,21 @@ def test_a_broken_promise_is_told_with_its_first_example(tmp_path: Path) -> None
     assert reasons["live_violations"] == "1 is not == 0: undeclared_sample: container 7 in container:7: 1 of 9"
     assert reasons["live_foreign"] == ""
     assert reasons["live_errors"] == "no samples"
+
+
+@pytest.mark.parametrize(
+    ("acked", "missing", "scheduled", "fraction"),
+    [(1000, 0, 1000.0, 1.0), (1000, 10, 1000.0, 0.99), (900, 0, 1000.0, 0.9), (0, 0, 0.0, None)],
+)
+def test_what_is_stored_is_told_of_what_was_scheduled(
+    tmp_path: Path, acked: int, missing: int, scheduled: float, fraction: float | None
+) -> None:
+    """Acked rows that are not missing, of the fleet's schedule; unknown where the fleet left no report."""
+    path = tmp_path / "x.toml"
+    path.write_text('question = "q"\n[thresholds]\nstored_fraction.value = ">= 0.995"\n')
+    findings = Findings(Counter(missing=missing), verified=acked, acked=acked)
+    outcome = Outcome(load(path), tmp_path, findings=findings, scheduled_rows=scheduled)
+    (judged,) = [one for one in outcome.result().thresholds if one.metric == "stored_fraction"]
+
+    assert judged.value == fraction
+    assert judged.passed == (fraction == 1.0)
