@@ -93,7 +93,7 @@ def run(
             file = {"SEATRIAL_JWT_SIGNING_KEY": str(signing_key.resolve())} if signing_key else {}
             environ = dict(os.environ) | file | ({"SEATRIAL_JWT_SIGNING_KID": kid} if kid else {})
             deployed = target_of(target, database_url=database_url, metrics_url=metrics_url, environ=environ)
-            asyncio.run(reach(deployed, loaded, owned=i_own_this))
+            deployed = asyncio.run(reach(deployed, loaded, owned=i_own_this))
     except (ScenarioError, PlanError, NoConsentError) as error:
         _fail(_USAGE, str(error))
     except StageError as error:

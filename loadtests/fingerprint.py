@@ -44,6 +44,8 @@ class Deployed(Struct, frozen=True, kw_only=True):
     url: str
     org: str
     """The organisation in which the run left its rows."""
+    version: str | None = None
+    """Of the server, as it told; None: it did not."""
 
 
 class Environment(Struct, frozen=True, kw_only=True):

@@ -63,7 +63,12 @@ def _machine(environment: Environment) -> str:
         postgres, f"commit {environment.git_commit or 'unknown'}",
     ]  # fmt: skip
     target = environment.target
-    where = f"Server {target.url}, which was there already; organisation {target.org}. Load from " if target else ""
+    version = f" (version {target.version})" if target and target.version else ""
+    where = (
+        f"Server {target.url}{version}, which was there already; organisation {target.org}. Load from "
+        if target
+        else ""
+    )
     return f"{_plain(where + ', '.join(parts))}."
 
 

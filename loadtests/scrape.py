@@ -13,6 +13,8 @@ SCRAPE_TIMEOUT_SECONDS = 2.0
 Sample = dict[tuple[str, str], float]
 """Value by (name, value of its label `le` or empty), and of closed sockets by (name, `<endpoint> <code>`) too."""
 SOCKETS_CLOSED = "seatrial_sockets_closed_total"
+BUILD_INFO = "seatrial_build_info"
+"""Its version stands where others have the label `le`."""
 
 
 def _fetch(url: str) -> bytes:
@@ -53,11 +55,16 @@ async def scrape(url: str) -> Sample | None:
     found: Sample = {}
     for family in text_string_to_metric_families(body.decode()):
         for sample in family.samples:
-            key = (sample.name, sample.labels.get("le", ""))
+            key = (sample.name, sample.labels.get("version" if sample.name == BUILD_INFO else "le", ""))
             found[key] = found.get(key, 0.0) + sample.value
             if sample.name == SOCKETS_CLOSED:
                 found[sample.name, f"{sample.labels['endpoint']} {sample.labels['code']}"] = sample.value
     return found
+
+
+def version(sample: Sample) -> str | None:
+    """The server's, as its metrics tell it; None: they do not."""
+    return next((label for name, label in sample if name == BUILD_INFO and label), None)
 
 
 class Totals:

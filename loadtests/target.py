@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -24,7 +24,7 @@ import asyncpg
 from loadtests.consent import ASK_SECONDS, CONSENT_PATH, Consent, NoConsentError, opener, read_consent
 from loadtests.database import AWAY
 from loadtests.fingerprint import Deployed
-from loadtests.scrape import scrape
+from loadtests.scrape import scrape, version
 from loadtests.stage import StageError
 from loadtests.target_limits import check_seen, check_storage
 from loadtests.tokens import ORG as ORG_VARIABLE
@@ -52,6 +52,8 @@ class Target:
     org: str
     credentials: Mapping[str, str]
     """The variables with which the fleet and the users sign their tokens."""
+    version: str | None = None
+    """Of the server, once it was reached; None: it does not tell."""
 
     @property
     def ws(self) -> str:
@@ -61,7 +63,7 @@ class Target:
     @property
     def deployed(self) -> Deployed:
         """What a result says of it."""
-        return Deployed(url=self.http, org=self.org)
+        return Deployed(url=self.http, org=self.org, version=self.version)
 
 
 def target_of(url: str, *, database_url: str, metrics_url: str | None, environ: Mapping[str, str]) -> Target:
@@ -91,8 +93,11 @@ def target_of(url: str, *, database_url: str, metrics_url: str | None, environ: 
     )  # fmt: skip
 
 
-async def reach(target: Target, scenario: Scenario, *, owned: bool) -> None:
+async def reach(target: Target, scenario: Scenario, *, owned: bool) -> Target:
     """Make sure that the run can be done there, in the order in which it does no harm.
+
+    Returns:
+        The target with the version that it told.
 
     Args:
         target: not asked anything so far.
@@ -127,6 +132,7 @@ async def reach(target: Target, scenario: Scenario, *, owned: bool) -> None:
         connection.terminate()
     if scenario.ui.subscribers or scenario.ui.slow or scenario.ui.reconnecting or scenario.actions.operators:
         await asyncio.to_thread(_open_live, target, ticket)
+    return replace(target, version=version(counters or {}) or await _documented_version(target))
 
 
 # ---------------------------------------------------------------- the server
@@ -174,6 +180,13 @@ async def _ask(target: Target, method: str, path: str, token: str | None = None)
 async def _consent(target: Target) -> Consent:
     answer = await _ask(target, "GET", CONSENT_PATH)
     return read_consent(answer.status, answer.body)
+
+
+async def _documented_version(target: Target) -> str | None:
+    """What the description of the API says, for a server whose `/metrics` are not shown; None: it is not shown either."""
+    info = (await _ask(target, "GET", "/openapi.json")).told.get("info")
+    told = info.get("version") if isinstance(info, dict) else None
+    return told if isinstance(told, str) else None
 
 
 def _user_token(target: Target) -> str:

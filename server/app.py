@@ -4,13 +4,14 @@ import asyncio
 import logging
 import math
 import os
+import platform
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import asyncpg
 from fastapi import FastAPI, WebSocket
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Info
 
 from server.actions import Actions
 from server.agents import now_us
@@ -476,6 +477,8 @@ def create_app(settings: Settings, seam: Seam | None = None) -> FastAPI:
     metrics = CollectorRegistry()
     metrics.register(CounterCollector(service.counters, service.gauges))
     metrics.register(service.storage_watch)
+    build = Info("seatrial_build", "The software of this server", registry=metrics)
+    build.info({"version": VERSION, "python": platform.python_version()})
     current_user = problems.CurrentUser(service.tokens, service.revocations, service.quotas)
     current_agent = agents.CurrentAgent(service.tokens, service.revocations)
 

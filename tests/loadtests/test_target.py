@@ -8,9 +8,11 @@ import asyncpg
 import pytest
 
 from loadtests.consent import NoConsentError
+from loadtests.fingerprint import Deployed
 from loadtests.stage import StageError
 from loadtests.target import Target, reach, target_of
 from loadtests.target_limits import check_targetable
+from server.app import VERSION
 from server.auth import keys
 from simulator.errors import PlanError
 from simulator.scenario import Scenario, ScenarioError, load
@@ -67,8 +69,9 @@ async def test_a_server_that_does_not_consent_is_sent_nothing(
 async def test_who_owns_it_answers_for_it(server: RunningServer, database: str, tmp_path: Path) -> None:
     """With leave the same server is reached: key, database and live socket are good, and the organisation is new."""
     found = target(server, database)
-    await reach(found, scenario(tmp_path), owned=True)
+    reached = await reach(found, scenario(tmp_path), owned=True)
 
+    assert reached.deployed == Deployed(url=server.http, org=found.org, version=VERSION)
     assert found.org.startswith("seatrial-run-")
     assert found.org != target(server, database).org
     assert (server.service.counters.frames_received, server.service.registry.records) == (0, {})
@@ -129,6 +132,13 @@ async def test_what_does_not_fit_is_told(
     assert "server_unready_s.value" in str(unseen.value)
     assert "--metrics-url" in str(unseen.value)
     assert "ack_latency_ms" not in str(unseen.value)
+
+
+async def test_a_version_is_found_without_metrics(willing: RunningServer, database: str, tmp_path: Path) -> None:
+    """A server whose `/metrics` are not shown tells its version in the description of its API."""
+    hidden = target(willing, database, metrics_url="http://127.0.0.1:1")
+
+    assert (await reach(hidden, scenario(tmp_path), owned=False)).version == VERSION
 
 
 async def test_an_origin_that_may_not_watch_is_told(database: str, tmp_path: Path) -> None:

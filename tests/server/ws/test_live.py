@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import platform
 from typing import Any
 
 import asyncpg
 import pytest
 import websockets
 
+from server.app import VERSION
 from tests.support.server import (
     AgentClient,
     Client,
@@ -381,6 +383,7 @@ class TestOperations:
         assert (await server.get("/readyz")).json() == {"ready": True, "reasons": []}
         assert (await server.get("/asyncapi.json")).json()["asyncapi"] == "3.0.0"
         assert "seatrial_metric_rows_stored_total 1.0" in metrics
+        assert f'seatrial_build_info{{python="{platform.python_version()}",version="{VERSION}"}} 1.0' in metrics
         assert 'seatrial_flush_seconds_bucket{le="+Inf"} 1.0' in metrics
 
     async def test_not_ready_while_the_database_is_away(
