@@ -11,7 +11,7 @@ from loadtests.audit_check import AuditFindings, compare, read_audit
 from loadtests.bench.figures import Figure, Report, options_told
 from loadtests.bench.operators import ANSWER_SECONDS, Attempted, OperatorsPlan, Target
 from loadtests.bench.plan import plan
-from loadtests.bench.planned_process import PlannedProcess, busy
+from loadtests.bench.planned_process import PlannedProcess, busy, signing
 from loadtests.bench.receivers_plan import Received, ReceiversPlan, spread
 from loadtests.bench.receivers_process import ReceiversProcess, lag_p99_ms, live_latency, weaknesses
 from loadtests.bench.rig import Rig, hosts_of, rig, topics_of
@@ -112,7 +112,7 @@ async def _load(options: Options, running: Rig) -> Load:
         per_second=options.rate, seconds=options.seconds, run="bench-actions", attempts=str(attempts),
     )  # fmt: skip
     operators = PlannedProcess(
-        "loadtests.bench.operators", acting, Attempted, running.server, running.directory, "operators"
+        "loadtests.bench.operators", acting, Attempted, signing(running.server), running.directory, "operators"
     )
     since_us = now_us()
     try:

@@ -1,44 +1,44 @@
 """`bench charts`: a day of samples, the rollup made of them, and charts of one container over one connection.
 
 No server and no fleet: the statements alone. A sample of each container a second is stored by Postgres itself, in the order in
-which a fleet would have sent them; then whole minutes are computed as the server does it, and charts read as it reads them.
+which a fleet would have sent them; then whole minutes are computed as the server does it, and charts read as it reads them:
+with nothing else running, beside a writer at half of what it can, and by a Postgres that was just started.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
 
+from loadtests.bench.chart_load import at_half_load
+from loadtests.bench.chart_reads import END, SHAPES, Reader, quantiles
+from loadtests.bench.chart_writer_plan import WriterPlan
 from loadtests.bench.figures import Figure, Report, options_told
+from loadtests.bench.samples import SECOND_US, container_ids
 from loadtests.fingerprint import environment
-from loadtests.stage import database, fingerprint
+from loadtests.stage import StageError, database, fingerprint
 from server.db import migrate
-from server.db.storage.base import NOT_ROLLED, Rolled, Storage, Window
+from server.db.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from server.db.storage.base import Rolled, Storage, Window
 from server.db.storage.strategies import storage as strategy
 from server.db.storage.times import to_datetime
 from server.reads import MINUTE_US
 
-SECOND_US = 1_000_000
 HOUR_US = 3600 * SECOND_US
-END = 1_800_000_000 * SECOND_US
-"""When the samples end: whole for every step."""
 CONTAINERS_PER_STATEMENT = 2_000
 UNROLLED_US = 2 * MINUTE_US
 """The newest minutes are not in the rollup yet: the grace of one, and the one that is not over."""
-SHAPES = (
-    ("15m_raw", 900, 5, False),
-    ("1h_raw", 3600, 10, False),
-    ("6h_rollup", 21_600, 60, True),
-    ("24h_rollup", 86_400, 240, True),
-    ("24h_raw", 86_400, 240, False),
-)
-"""Name, seconds and step of a chart, and whether it reads the rollup. The last is what the rollup spares."""
-RAW_DAY_SHARE = 10
-"""One in so many of the charts that read a day of samples: each takes long."""
+WRITTEN_CONTAINERS = 20_000
+"""Of which samples are written beside the charts, those that are looked at among them; more if more are looked at."""
+FILL_SECONDS, CHART_SECONDS = 3_600.0, 60.0
+"""Deadlines of a statement."""
+STOP_SECONDS = 300.0
+"""For Postgres to write what it has in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,12 @@ class Options:
 
     strategy: str = "plain"
     containers: int = 100
+    """That are looked at. There is one more for each shape, which only its cold chart looks at."""
     hours: int = 24
     charts: int = 300
-    """Of each shape, a container by chance each."""
+    """Of each shape but the slowest, with nothing else running, a container by chance each."""
+    load_seconds: float = 60.0
+    """How long is written as fast as it goes, and then at half of that while charts are read."""
     seed: int = 1
     database_url: str | None = None
     postgres: Mapping[str, str] = field(default_factory=dict)
@@ -57,35 +60,35 @@ class Options:
 
 
 async def run(options: Options, directory: Path) -> Report:
-    """Fill, roll up, read.
+    """Fill, roll up, read; read again at half load; and cold.
 
     Raises:
-        StageError: there is no Postgres to be had.
+        StageError, ChildError: there is no Postgres to be had, or a writer failed.
         StartupError: the strategy cannot work there.
     """
-    chance = random.Random(options.seed)
-    storage, ids = strategy(options.strategy), sorted(chance.getrandbits(62) for _ in range(options.containers))
+    storage, since = strategy(options.strategy), END - options.hours * HOUR_US
+    ids, chance = container_ids(options.seed, options.containers + len(SHAPES)), random.Random(options.seed)
+    looked_at, unseen = ids[: options.containers], ids[options.containers :]
+    rolled = Rolled(since, END - UNROLLED_US)
+    plan = WriterPlan(
+        strategy=options.strategy, seed=options.seed, containers=max(WRITTEN_CONTAINERS, len(ids)),
+        retention_us=END - since, seconds=options.load_seconds,
+    )  # fmt: skip
     log_file = directory / "postgres.log"
-    async with database(options.database_url, log_file, settings=options.postgres) as (dsn, _):
-        connection = await asyncpg.connect(dsn, timeout=10, command_timeout=3600)
-        try:
+    async with database(options.database_url, log_file, settings=options.postgres) as (dsn, postgres):
+        async with _connected(dsn, FILL_SECONDS) as connection:
             await migrate.apply(connection, storage)
-            since = END - options.hours * HOUR_US
-            await _fill(connection, storage, ids, since)
-            figures = await _roll_up(connection, storage, ids, since)
-            for name, seconds, step, rolled in SHAPES:
-                span = Rolled(since, END - UNROLLED_US) if rolled else NOT_ROLLED
-                count = max(1, options.charts // RAW_DAY_SHARE) if name == "24h_raw" else options.charts
-                taken = [
-                    await _chart_ms(connection, storage, chance.choice(ids), seconds, step, span) for _ in range(count)
-                ]
-                figures += _quantiles(name, taken)
+            await _fill(connection, storage, sorted(ids), since)
+            figures = await _roll_up(connection, storage, sorted(ids), since)
             known = await fingerprint(connection)
-        finally:
-            connection.terminate()
+        async with _connected(dsn, CHART_SECONDS) as connection:
+            reader = Reader(storage, connection, rolled)
+            figures += quantiles(await reader.rounds(looked_at, chance, lambda number: number < options.charts))
+            loaded, weak = await at_half_load(reader, looked_at, chance, plan, dsn, directory)
+        figures += [*loaded, *await _cold(postgres, storage, unseen, rolled)]
     return Report(
         benchmark="charts", options=options_told(options), environment=await asyncio.to_thread(environment, known),
-        figures=tuple(figures), failures=tuple(known.weaknesses()),
+        figures=tuple(figures), failures=(*known.weaknesses(), *weak),
     )  # fmt: skip
 
 
@@ -121,19 +124,36 @@ async def _roll_up(connection: asyncpg.Connection, storage: Storage, ids: Sequen
     ]  # fmt: skip
 
 
-async def _chart_ms(
-    connection: asyncpg.Connection, storage: Storage, container: int, seconds: int, step: int, rolled: Rolled
-) -> float:
-    """One chart, from the call to its buckets."""
-    started = time.perf_counter()
-    await storage.chart(connection, [container], END - seconds * SECOND_US, END, step * SECOND_US, rolled)
-    return (time.perf_counter() - started) * 1e3
+async def _cold(
+    postgres: EmbeddedPostgres | None, storage: Storage, ids: Sequence[int], rolled: Rolled
+) -> list[Figure]:
+    """The first chart of each shape after a restart, of a container of its own that nobody looked at.
+
+    Raises:
+        StageError: Postgres did not come back.
+    """
+    figures = []
+    for shape, container_id in zip(SHAPES, ids, strict=True):
+        took, note = None, "not measured: a Postgres that is not ours is not restarted"
+        if postgres is not None:
+            try:
+                await asyncio.to_thread(postgres.stop, STOP_SECONDS)
+                await asyncio.to_thread(postgres.start)
+            except EmbeddedPostgresError as error:
+                raise StageError(f"postgres, restarted for a cold chart: {error}") from None
+            async with _connected(postgres.dsn, CHART_SECONDS) as connection:
+                took = await Reader(storage, connection, rolled).chart_ms(shape, container_id)
+            note = (
+                "one chart, the first of a Postgres that was just started: shared buffers empty, the kernel's cache not"
+            )
+        figures.append(Figure(name=f"chart_{shape.name}_cold", value=took, unit="ms", note=note))
+    return figures
 
 
-def _quantiles(name: str, taken: Sequence[float]) -> list[Figure]:
-    in_order = sorted(taken)
-    return [
-        Figure(name=f"chart_{name}_p50", value=in_order[len(in_order) // 2], unit="ms"),
-        Figure(name=f"chart_{name}_p99", value=in_order[min(len(in_order) - 1, len(in_order) * 99 // 100)], unit="ms",
-               note=f"{len(in_order)} charts; the first took {taken[0]:,.1f} ms"),
-    ]  # fmt: skip
+@asynccontextmanager
+async def _connected(dsn: str, statement_seconds: float) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(dsn, timeout=10, command_timeout=statement_seconds)
+    try:
+        yield connection
+    finally:
+        connection.terminate()

@@ -139,6 +139,9 @@ def bench_charts(
     containers: Annotated[int, typer.Option(min=1, max=100_000, help="A sample of each a second.")] = 100,
     hours: Annotated[int, typer.Option(min=1, max=24, help="How long they sent.")] = 24,
     charts: Annotated[int, typer.Option(min=10, max=100_000, help="Charts of each kind.")] = 300,
+    load_seconds: Annotated[
+        float, typer.Option(min=1, max=3_600, help="Of writing at full, and then of charts at half of that rate.")
+    ] = 60.0,
     shared_buffers: SharedBuffers = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of ids, and of what is looked at.")] = 1,
     database_url: DatabaseUrl = None,
@@ -146,12 +149,13 @@ def bench_charts(
     json_file: JsonFile = None,
     keep: Keep = None,
 ) -> None:
-    """Charts of a day of samples from the rollup, beside the same from samples; and what the rollup costs."""
+    """Charts from the rollup and from samples: idle, at half of the load that can be stored, cold; and the rollup's cost."""
     from loadtests.bench.charts import Options, run
 
     options = Options(
-        strategy=_strategies([strategy])[0], containers=containers, hours=hours, charts=charts, seed=seed,
-        database_url=database_url, postgres=_postgres(_memory(shared_buffers) + (postgres or []), database_url),
+        strategy=_strategies([strategy])[0], containers=containers, hours=hours, charts=charts,
+        load_seconds=load_seconds, seed=seed, database_url=database_url,
+        postgres=_postgres(_memory(shared_buffers) + (postgres or []), database_url),
     )  # fmt: skip
     _perform(lambda directory: run(options, directory), json_file, keep)
 

@@ -10,7 +10,7 @@ import asyncpg
 from loadtests.bench.driver_plan import Driven, DriverPlan
 from loadtests.bench.figures import Figure, Report, median
 from loadtests.bench.plan import plan
-from loadtests.bench.planned_process import PlannedProcess
+from loadtests.bench.planned_process import PlannedProcess, signing
 from loadtests.bench.usage import Component
 from loadtests.children import Child, python
 from loadtests.fingerprint import Postgres, environment
@@ -148,7 +148,7 @@ async def _drive(
     wanted: DriverPlan, server: ServerUnderTest, directory: Path, name: str, pins: dict[str, tuple[int, ...]]
 ) -> Driven:
     """One round."""
-    driver = PlannedProcess("loadtests.bench.driver", wanted, Driven, server, directory, name)
+    driver = PlannedProcess("loadtests.bench.driver", wanted, Driven, signing(server), directory, name)
     await driver.start()
     if "peers" in pins:
         Component("peers", driver.child.pid).pin(pins["peers"])

@@ -1,6 +1,7 @@
 """A process of a benchmark that gets a plan and leaves what it found, both as JSON files."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -8,25 +9,25 @@ import msgspec
 from msgspec import Struct
 
 from loadtests.children import MAX_GENERATOR_CPU, Child, python
-from loadtests.stage import ORG, ServerUnderTest, outer_environment
+from loadtests.stage import Site, outer_environment
 
 T = TypeVar("T")
 
 
 class PlannedProcess(Generic[T]):
-    """One use of such a process; it signs its users' tokens itself.
+    """One use of such a process.
 
     Args:
         module: that runs, called with the two files.
         plan: written to the first one.
         found: type of what it writes to the second one.
-        server: that it uses.
+        variables: of its environment, beside ours: what must not lie in a file.
         directory: gets both files and the log, each under `name`.
         name: of this use.
     """
 
     def __init__(
-        self, module: str, plan: Struct, found: type[T], server: ServerUnderTest, directory: Path, name: str
+        self, module: str, plan: Struct, found: type[T], variables: Mapping[str, str], directory: Path, name: str
     ) -> None:
         self._plan = plan
         self._found = found
@@ -34,7 +35,7 @@ class PlannedProcess(Generic[T]):
         self.out = directory / f"{name}.json"
         self.child = Child(
             name, python(module, str(self._plan_file), str(self.out)),
-            outer_environment() | {"SEATRIAL_JWT_SECRET": server.secret, "SEATRIAL_ORG": ORG}, directory / f"{name}.log",
+            outer_environment() | dict(variables), directory / f"{name}.log",
         )  # fmt: skip
 
     async def start(self) -> None:
@@ -60,6 +61,11 @@ class PlannedProcess(Generic[T]):
         if code != 0:
             raise self.child.failure(f"ended with exit code {code}")
         return msgspec.json.decode(self.out.read_bytes(), type=self._found)
+
+
+def signing(server: Site) -> Mapping[str, str]:
+    """The variables with which such a process signs its users' tokens itself."""
+    return {**server.credentials, "SEATRIAL_ORG": server.org}
 
 
 def busy(who: str, cpu_seconds: float, seconds: float) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from loadtests.bench.live_listener import OPEN_SECONDS
-from loadtests.bench.planned_process import PlannedProcess, busy
+from loadtests.bench.planned_process import PlannedProcess, busy, signing
 from loadtests.bench.receivers_plan import READY_SUFFIX, Received, ReceiversPlan
 from loadtests.measure import Latency
 from loadtests.stage import ServerUnderTest
@@ -26,7 +26,7 @@ class ReceiversProcess:
 
     def __init__(self, plan: ReceiversPlan, server: ServerUnderTest, directory: Path, name: str) -> None:
         self._plan = plan
-        self._process = PlannedProcess("loadtests.bench.receivers", plan, Received, server, directory, name)
+        self._process = PlannedProcess("loadtests.bench.receivers", plan, Received, signing(server), directory, name)
         self.child = self._process.child
 
     async def start(self) -> None:

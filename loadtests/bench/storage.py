@@ -5,9 +5,8 @@ a second of samples follows the other as fast as they are stored, so windows pas
 """
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,22 +15,19 @@ import asyncpg
 
 from loadtests.bench.figures import Figure, Report, median, options_told
 from loadtests.bench.prune_by_containers import prune_by_containers
+from loadtests.bench.samples import SECOND_US, T0, Samples, container_ids
 from loadtests.fingerprint import Postgres, environment
 from loadtests.stage import database, fingerprint
 from server.db.copying import copy_in
 from server.db.storage.base import CopyTarget, Storage, Window
 from server.db.storage.pace import Pace
 from server.db.storage.strategies import storage as strategy
-from server.rows import metric_head, pack_metric, pack_time
 
-ROWS_PER_COPY = 10_000
 INTERVALS = 10
 """Prunings in a window."""
 RAW_INTERVALS = 3
 """How much raw COPY stores, in parts of a window."""
 AHEAD_US = 60_000_000
-SECOND = 1_000_000
-T0 = 1_800_000_000 * SECOND
 UNPACED = Pace(1.0)
 
 
@@ -70,21 +66,6 @@ class Work:
         return self.rows / self.seconds if self.rows and self.seconds else None
 
 
-class Samples:
-    """Packed samples of all containers, second by second: the same for each strategy."""
-
-    def __init__(self, options: Options) -> None:
-        chance = random.Random(options.seed)
-        self._heads = [metric_head(chance.getrandbits(63)) for _ in range(options.containers)]
-
-    def second(self, number: int) -> Iterator[list[bytes]]:
-        """What a lane would flush of the second that begins so many after T0."""
-        at = pack_time(T0 + number * SECOND)
-        for start in range(0, len(self._heads), ROWS_PER_COPY):
-            heads = self._heads[start : start + ROWS_PER_COPY]
-            yield sorted(pack_metric(head, at, 1.5, number << 20, number * 997, number * 499) for head in heads)
-
-
 async def run(options: Options, directory: Path) -> Report:
     """Measure raw COPY, then each strategy on a database of its own.
 
@@ -96,7 +77,7 @@ async def run(options: Options, directory: Path) -> Report:
     async with _connection(options, directory) as (connection, postgres):
         await strategy("plain").create(connection)
         like = strategy("plain").metrics
-        samples, seconds = Samples(options), RAW_INTERVALS * options.window_seconds // INTERVALS
+        samples, seconds = _samples(options), RAW_INTERVALS * options.window_seconds // INTERVALS
         key = f", PRIMARY KEY ({', '.join(like.key)})"
         for table, also, work in (
             ("raw_first", key, Work()),  # the first pages of a fresh Postgres are slower
@@ -121,7 +102,7 @@ async def run(options: Options, directory: Path) -> Report:
 
 
 async def _strategy(options: Options, name: str, connection: asyncpg.Connection, raw: Work) -> list[Figure]:
-    storage, samples = strategy(name), Samples(options)
+    storage, samples = strategy(name), _samples(options)
     step = options.window_seconds // INTERVALS
     await storage.create(connection)
     empty, full, pruning = Work(), [Work() for _ in range(INTERVALS)], Work()
@@ -135,7 +116,7 @@ async def _strategy(options: Options, name: str, connection: asyncpg.Connection,
         await _prepare(storage, connection, options, now)
         await _insert(connection, storage.metrics, samples, work, now, step)
         now += step
-        await _prune(storage, connection, pruning, T0 + (now - options.window_seconds) * SECOND)
+        await _prune(storage, connection, pruning, T0 + (now - options.window_seconds) * SECOND_US)
     rates = [work.rows_per_second or 0.0 for work in full]
     ratio = median(rates) / raw.rows_per_second if raw.rows_per_second else None
     figures = [
@@ -154,7 +135,7 @@ async def _strategy(options: Options, name: str, connection: asyncpg.Connection,
         for _ in range(INTERVALS // 2):
             await _insert(connection, storage.metrics, samples, Work(), now, step)
             now += step
-            before = T0 + (now - options.window_seconds) * SECOND
+            before = T0 + (now - options.window_seconds) * SECOND_US
             rows = step * options.containers
             await peer.add(rows, prune_by_containers(connection, storage.metrics, before))
         figures.append(
@@ -164,12 +145,18 @@ async def _strategy(options: Options, name: str, connection: asyncpg.Connection,
     return figures
 
 
+def _samples(options: Options) -> Samples:
+    return Samples(container_ids(options.seed, options.containers))
+
+
 async def _prepare(storage: Storage, connection: asyncpg.Connection, options: Options, now: int) -> None:
     step = options.window_seconds // INTERVALS
     await storage.prepare(
         connection,
         Window(
-            now=T0 + now * SECOND, retention_us=options.window_seconds * SECOND, ahead_us=2 * step * SECOND + AHEAD_US
+            now=T0 + now * SECOND_US,
+            retention_us=options.window_seconds * SECOND_US,
+            ahead_us=2 * step * SECOND_US + AHEAD_US,
         ),
     )
 

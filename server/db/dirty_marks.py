@@ -10,7 +10,6 @@ from typing import NamedTuple
 import asyncpg
 
 from server.db.storage.times import to_datetime, to_micros
-from server.dirty_minutes import Mark
 
 _CONTAINERS = 1_000
 """Of a mark: bounds a row's size."""
@@ -33,11 +32,14 @@ class Waiting(NamedTuple):
     """Unix microseconds; None: there is none."""
 
 
-def mark_statement(marks: Iterable[Mark]) -> str:
-    """What stores these marks, as text: it travels with the BEGIN of a flush and needs no trip of its own. "": nothing."""
+def mark_statement(marks: Iterable[tuple[int, int]]) -> str:
+    """What stores these marks, as text: it travels with the BEGIN of a flush and needs no trip of its own. "": nothing.
+
+    A mark is a container's id, and the beginning of a minute in Unix microseconds.
+    """
     minutes: dict[int, set[int]] = defaultdict(set)
-    for container, minute in marks:
-        minutes[minute].add(container.id)
+    for container_id, minute in marks:
+        minutes[minute].add(container_id)
     values = []
     for minute, found in minutes.items():
         moment, containers = to_datetime(minute).isoformat(), sorted(found)

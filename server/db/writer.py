@@ -282,7 +282,7 @@ class Lane:
         # What ends the transaction travels with the last of its rows, what begins it with the first.
         last = to_copy.pop() if to_copy and not maybe_stored else None
         # What marks minutes for the rollup travels with BEGIN: committed with the rows, without a trip of its own.
-        marking = mark_statement(mark for batch in batches for mark in batch.marks)
+        marking = mark_statement((container.id, minute) for batch in batches for container, minute in batch.marks)
         begin = f"BEGIN; {marking}" if marking else "BEGIN"
         for rows in to_copy:
             await copy_in(connection, rows.target, rows.in_order(), before=begin)
