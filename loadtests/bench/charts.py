@@ -144,7 +144,7 @@ async def _cold(
             async with _connected(postgres.dsn, CHART_SECONDS) as connection:
                 took = await Reader(storage, connection, rolled).chart_ms(shape, container_id)
             note = (
-                "one chart, the first of a Postgres that was just started: shared buffers empty, the kernel's cache not"
+                "one chart after a restart: shared buffers empty, the kernel's cache not"
             )
         figures.append(Figure(name=f"chart_{shape.name}_cold", value=took, unit="ms", note=note))
     return figures
