@@ -143,9 +143,7 @@ async def _cold(
                 raise StageError(f"postgres, restarted for a cold chart: {error}") from None
             async with _connected(postgres.dsn, CHART_SECONDS) as connection:
                 took = await Reader(storage, connection, rolled).chart_ms(shape, container_id)
-            note = (
-                "one chart after a restart: shared buffers empty, the kernel's cache not"
-            )
+            note = "one chart after a restart: shared buffers empty, the kernel's cache not"
         figures.append(Figure(name=f"chart_{shape.name}_cold", value=took, unit="ms", note=note))
     return figures
 

@@ -10,8 +10,9 @@ from loadtests.bench.chart_load import LEAST_SHARE, weaknesses
 from loadtests.bench.chart_reads import END, SHAPES, Reader, Taken, quantiles
 from loadtests.bench.chart_writer_plan import Written
 from loadtests.bench.charts import Options, run
-from server.db.storage.base import NOT_ROLLED, ChartBucket, Rolled
+from server.db.storage.base import NOT_ROLLED, Rolled
 from server.db.storage.plain import PlainStorage
+from server.reads import ChartBucket
 
 
 class Noting(PlainStorage):
