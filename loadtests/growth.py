@@ -20,9 +20,10 @@ METRICS: Mapping[str, str] = {
 """What is looked at of each table, and the metric that holds its largest growth over all tables."""
 FEWEST_PARTS = 4
 """Parts of the time after the first window; of fewer a line says nothing. More where more windows fit."""
-_LEAST_ROWS, _LEAST_BYTES = 1_000.0, float(16 << 20)
+_LEAST_ROWS, _LEAST_DEAD_ROWS, _LEAST_BYTES = 1_000.0, 10_000.0, float(16 << 20)
 """A table below this size is held to it. Ten rows more in a table of ten are no leak that a run could tell from chance, and
-the indexes of a small one take a few windows to settle. A leak of half a MiB a window still shows as 0.1 over four."""
+the indexes of a small one take a few windows to settle. A leak of half a MiB a window still shows as 0.1 over four. Autovacuum
+leaves 50 dead rows alone and looks once a minute, so a single row that is updated every second has a hundred of them at times."""
 
 Looked = Mapping[tuple[str, str], Series]
 """By table, and what is looked at of it."""
@@ -95,7 +96,7 @@ def growths(looked: Looked, time: Steady, retention_seconds: float) -> list[Grow
         rows = means.get((table, ROWS), ())
         size = {
             ROWS: max(_LEAST_ROWS, _mean(values)),
-            DEAD_ROWS: max(_LEAST_ROWS, _mean(values), _mean(rows)),
+            DEAD_ROWS: max(_LEAST_DEAD_ROWS, _mean(values), _mean(rows)),
             OLDEST_ROW_AGE: retention_seconds,
         }.get(what, max(_LEAST_BYTES, _mean(values)))
         growth = _slope(values) * (len(values) - 1) / size

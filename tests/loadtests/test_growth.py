@@ -52,6 +52,7 @@ def test_a_table_that_grows_is_told_by_how_much() -> None:
 def test_growth_is_held_to_the_size_of_what_grows() -> None:
     """A few rows more of a small table are nothing; dead rows are held to the rows, and to themselves where they are more."""
     assert grown(ROWS, lambda s: s / WINDOW) == pytest.approx(0.003)
+    assert grown(DEAD_ROWS, lambda s: s / WINDOW * 10) == pytest.approx(0.003)
     looked = {("t", ROWS): series(lambda _: 1e6), ("t", DEAD_ROWS): series(lambda s: 1e4 * s / WINDOW)}
     assert growths(looked, TIME, WINDOW)[1].growth == pytest.approx(0.03, rel=0.01)
     assert grown(DEAD_ROWS, lambda s: 1e6 * s / WINDOW) == pytest.approx(1.0, rel=0.01)
