@@ -112,7 +112,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr(module, "RESEND_SECONDS", 0.001)
     monkeypatch.setattr(module, "UNTOLD_SECONDS", 0.01)
     monkeypatch.setattr(module, "POLL_SECONDS", 0.005)
-    monkeypatch.setattr(module, "OUTCOME_SECONDS", 0.05)
+    monkeypatch.setattr(module, "OUTCOME_SECONDS", 0.3)
     scene = Scene(tmp_path)
     yield scene
     scene.log.close()
