@@ -52,7 +52,11 @@ class Attempt(Struct, kw_only=True, omit_defaults=True):
     @property
     def denied(self) -> bool:
         """Whether the server refused it for a reason that the audit log tells."""
-        return self.status in {403, 409, 429}
+        return self.status in {403, 409} or (self.status == 429 and self.title != PACED)
+
+
+PACED = "too_many_requests"
+"""Title of a 429 that is no answer to the attempt: the organisation changes too much at once. It is not audited."""
 
 
 def new_reason(run: str) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from loadtests.action_feed import ActionFeed
 from loadtests.api import Action, Answer, Api, Identity
-from loadtests.attempts import FINAL_STATES, Attempt, AttemptLog, Expected, new_reason
+from loadtests.attempts import FINAL_STATES, PACED, Attempt, AttemptLog, Expected, new_reason
 from loadtests.places import Places, is_running
 from loadtests.recorded import Measurements
 from server.protocol.messages import ActionKind, ContainerStatus
@@ -130,8 +130,7 @@ class Operator:
         """Send it until it is answered, and judge the answer."""
         key = str(uuid.uuid4())
         answer = self._post(attempt, actor, key)
-        # 5xx promises nothing: it may have been taken or not. The key makes asking again safe.
-        while (answer.status == 0 or answer.status >= 500) and attempt.sends < SENDS:
+        while _unanswered(answer) and attempt.sends < SENDS:
             self.idle(RESEND_SECONDS)
             answer = self._post(attempt, actor, key)
         attempt.status = answer.status
@@ -147,7 +146,7 @@ class Operator:
             attempt.accepted or (attempt.status == 403 and attempt.title != attempt.expected)
         ):
             self._fail("not_denied", f"{told}: expected 403 {attempt.expected}")
-        elif attempt.expected == "accepted" and attempt.denied:
+        elif attempt.expected == "accepted" and (attempt.denied or attempt.title == PACED):
             self._fail("http", f"{told}: expected 202")
         if again and attempt.accepted:
             self._repeat(attempt, actor, key)
@@ -170,7 +169,7 @@ class Operator:
         answer = self._post(attempt, actor, key)
         attempt.sends = sends
         attempt.repeated = True
-        if answer.status == 0 or answer.status >= 500:
+        if _unanswered(answer):
             return
         action = self._api.read(answer, Action, "POST actions")
         replayed = answer.headers.get("Idempotent-Replayed", "")
@@ -221,3 +220,8 @@ class Operator:
 
     def _fail(self, kind: str, detail: str) -> None:
         self._measurements.failure(kind, detail, medium="API")
+
+
+def _unanswered(answer: Answer) -> bool:
+    """5xx promises nothing: it may have been taken or not; one that is paced was not looked at. The key makes a second safe."""
+    return answer.status == 0 or answer.status >= 500 or (answer.status == 429 and answer.problem().title == PACED)

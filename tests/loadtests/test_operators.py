@@ -188,14 +188,31 @@ def test_a_repeated_request_that_is_a_new_one_is_a_violation(
 
 
 def test_a_request_without_an_answer_is_sent_again_with_its_key(scene: Scene) -> None:
-    """No answer and 503 promise nothing: the key makes one attempt of all of them."""
-    answers = iter([FakeResponse(0), FakeResponse(503, {"title": "unavailable"})])
+    """No answer, 503, and a 429 that paces promise nothing: the key makes one attempt of all of them."""
+    paced = FakeResponse(429, {"title": "too_many_requests"})
+    answers = iter([FakeResponse(0), FakeResponse(503, {"title": "unavailable"}), paced])
     scene.server.post = lambda asked, role: next(answers, None) or scene.server.good(asked, role)
     attempt = scene.turn("restart")
 
     assert attempt is not None
-    assert (attempt.sends, attempt.status, attempt.state) == (3, 202, "succeeded")
+    assert (attempt.sends, attempt.status, attempt.state) == (4, 202, "succeeded")
+    assert scene.recorder.failures == ["http", "http"]  # to be paced is none
     assert len({(asked.headers["Idempotency-Key"], asked.body["reason"]) for asked in scene.posts}) == 1
+
+
+def test_an_attempt_that_is_paced_to_the_end_is_no_denial(scene: Scene) -> None:
+    """It is told as a failure, and no row of the audit log is asked for; a repetition that is paced proves nothing."""
+    scene.server.post = lambda *_: FakeResponse(429, {"title": "too_many_requests"})
+    attempt = scene.turn("restart")
+
+    assert attempt is not None
+    assert (attempt.sends, attempt.status, attempt.denied, attempt.accepted) == (SENDS, 429, False, False)
+    assert scene.recorder.failures == ["http"]
+
+    answers = iter([FakeResponse(202, {"action_id": "a", "state": "pending"})])
+    scene.server.post = lambda *_: next(answers, None) or FakeResponse(429, {"title": "too_many_requests"})
+    scene.turn("restart", again=True)
+    assert scene.recorder.failures == ["http"]
 
 
 def test_an_attempt_that_is_never_answered_is_told_as_such(scene: Scene) -> None:
