@@ -223,5 +223,5 @@ class Operator:
 
 
 def _unanswered(answer: Answer) -> bool:
-    """5xx promises nothing: it may have been taken or not; one that is paced was not looked at. The key makes a second safe."""
+    """5xx promises nothing: it may have been taken or not; one that is paced was not looked at. The key makes it safe."""
     return answer.status == 0 or answer.status >= 500 or (answer.status == 429 and answer.problem().title == PACED)
