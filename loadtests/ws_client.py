@@ -18,6 +18,8 @@ from server.protocol.messages import LIVE_SUBPROTOCOL, LiveRequest
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """A longer message is refused; the server's own limits lie far below."""
+PONG_SECONDS = 1.0
+"""A pong, or whatever else is sent, may take so long at least, however late it is."""
 CLOSE_SECONDS = 1.0
 """How long `close` waits for the server's answer."""
 NO_CODE = 1005
@@ -177,13 +179,14 @@ class _BoundedWebSocket(websocket.WebSocket):  # type: ignore[misc] # websocket-
         return bytes(super()._recv(bufsize))
 
     def _send(self, data: bytes) -> int:
-        self._arm()
+        # A pong is sent while we read, and a wait may be over just when its ping has come: it goes all the same.
+        self._arm(PONG_SECONDS)
         return int(super()._send(data))
 
-    def _arm(self) -> None:
+    def _arm(self, least_seconds: float = 0.0) -> None:
         if self._deadline is None or self.sock is None:
             return
-        left = self._deadline - time.monotonic()
+        left = max(self._deadline - time.monotonic(), least_seconds)
         if left <= 0:
             raise websocket.WebSocketTimeoutException("the deadline passed")
         self.sock.settimeout(left)

@@ -21,6 +21,9 @@ from server.ws.guard import GuardedHttp
 
 GRACE_SECONDS = 5
 """After the drain: time for peers to answer 1012 and for requests to end."""
+KEEP_ALIVE_SECONDS = 75
+"""An HTTP connection may rest so long: longer than a proxy's 60 s (nginx, most load balancers), or a request that goes out on it
+just when we close it fails without an answer."""
 GC_THRESHOLDS = (500_000, 20, 100)
 """When the collector runs: objects made since the last time, and how often a younger generation comes before an older one.
 
@@ -77,6 +80,7 @@ def make_server(settings: Settings, seam: Seam | None = None) -> DrainingServer:
         ws_per_message_deflate=False,
         ws_ping_interval=settings.ping_interval_seconds,
         ws_ping_timeout=settings.ping_timeout_seconds,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         access_log=False,
         log_config=None,

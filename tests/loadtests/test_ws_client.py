@@ -277,3 +277,27 @@ async def test_what_ends_a_user_passes_through_leaving(monkeypatch: pytest.Monke
     with pytest.raises(Exit):
         socket.leave(1000)
     assert gone == [True]
+
+
+async def test_a_ping_that_comes_at_the_end_of_a_wait_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait is over before the pong is sent: without it the server would end the connection with 1011."""
+    answered = asyncio.Event()
+    take = ws_client._BoundedWebSocket.recv_frame
+
+    def take_late(self: ws_client._BoundedWebSocket) -> Any:
+        frame = take(self)
+        self.wait_until(0.0)
+        return frame
+
+    async def ping(connection: ServerConnection) -> None:
+        await (await connection.ping())
+        answered.set()
+        await connection.wait_closed()
+
+    monkeypatch.setattr(ws_client._BoundedWebSocket, "recv_frame", take_late)
+    async with serve(ping) as url:
+        socket = await dial(url)
+        with pytest.raises(TimeoutError):
+            await receive(socket, 2.0)
+        await asyncio.wait_for(answered.wait(), 5)
+        await asyncio.to_thread(socket.cut)
