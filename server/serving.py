@@ -22,8 +22,8 @@ from server.ws.guard import GuardedHttp
 GRACE_SECONDS = 5
 """After the drain: time for peers to answer 1012 and for requests to end."""
 KEEP_ALIVE_SECONDS = 75
-"""An HTTP connection may rest so long: longer than a proxy's 60 s (nginx, most load balancers), or a request that goes out on it
-just when we close it fails without an answer."""
+"""An HTTP connection may rest so long: longer than a proxy's 60 s (nginx, most load balancers), or a request that is sent just
+when we close it gets no answer."""
 GC_THRESHOLDS = (500_000, 20, 100)
 """When the collector runs: objects made since the last time, and how often a younger generation comes before an older one.
 
