@@ -90,7 +90,14 @@ def growths(looked: Looked, time: Steady, retention_seconds: float) -> list[Grow
     """How each figure of each table grew."""
     parts = {key: [series.between([time.window(part)]) for part in range(time.parts)] for key, series in looked.items()}
     looks = [max((one[part].count for one in parts.values()), default=0) for part in range(time.parts)]
-    means = {key: [_mean_of(*pair) for pair in zip(one, looks, strict=True)] for key, one in parts.items()}
+    means = {
+        (table, what): [
+            # An empty table has no oldest row, and is there all the same.
+            _mean_of(series, series.count if what == OLDEST_ROW_AGE else found)
+            for series, found in zip(one, looks, strict=True)
+        ]
+        for (table, what), one in parts.items()
+    }
     found = []
     for (table, what), values in means.items():
         rows = means.get((table, ROWS), ())

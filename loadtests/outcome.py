@@ -30,7 +30,7 @@ from loadtests.sampling import Sampler
 from loadtests.stage import ServerUnderTest
 from loadtests.thresholds import Aborted, Judged, judge, statistics_of
 from loadtests.timed import Timed, Window
-from loadtests.users_process import measured_by_users
+from loadtests.users_process import check_seconds, measured_by_users
 from server.protocol.close_codes import CloseCode
 from simulator.fault_kinds import FAULTS
 from simulator.fault_report import missed_reasons
@@ -42,6 +42,8 @@ UNCHECKED_SECONDS = 30.0
 """A run with browsers that is longer must have held something that came against what is stored."""
 SAMPLES_PER_VISIT = 10
 """A visit with room for so many samples of a container is long enough to hold one against what is stored."""
+SAMPLES_PER_CHECK = 3
+"""And so must be what a check looks back at: its newest interval is not over, and its first may have begun before."""
 
 CLOSED_FOR_SLOWNESS = (CloseCode.SLOW_CONSUMER, CloseCode.INTERNAL_ERROR)
 """How the server counts the live sockets of browsers that do not read; the second, where a ping had no pong in time."""
@@ -313,7 +315,9 @@ def unanswered(scenario: Scenario, recorded: Sequence[Recorded]) -> list[str]:
         found.append("no browser held what came against what is stored: nothing proves that all of it came")
     elif (
         browsers_must_check(scenario)
+        and scenario.ui.subscribers  # a reconnecting browser may end on a connection of a second
         and scenario.ui.visit_seconds >= SAMPLES_PER_VISIT * scenario.fleet.interval_seconds
+        and check_seconds(scenario) >= SAMPLES_PER_CHECK * scenario.fleet.interval_seconds
         and not any(one.held for one in recorded)
     ):
         found.append("no browser held a stored sample against what came: nothing proves that every sample came")
@@ -333,9 +337,15 @@ def explained(judged: Sequence[Judged], examples: Mapping[str, str]) -> list[Jud
 
 
 def browsers_must_check(scenario: Scenario) -> bool:
-    """Whether a run is long enough that browsers at a common pace hold what came against what is stored."""
-    watching = scenario.ui.subscribers or scenario.ui.reconnecting
-    return bool(watching) and scenario.duration_seconds > UNCHECKED_SECONDS
+    """Whether a run is long enough that browsers at a common pace hold what came against what is stored.
+
+    UI subscribers do so in the middle of a visit for the first time, reconnecting browsers at its end.
+    """
+    ui, seconds = scenario.ui, scenario.duration_seconds
+    reached = (ui.subscribers and seconds >= 0.6 * ui.visit_seconds) or (
+        ui.reconnecting and seconds >= 1.3 * ui.visit_seconds
+    )
+    return bool(reached) and seconds > UNCHECKED_SECONDS
 
 
 def hold_against(measured: dict[str, _Measurement], told: float) -> str:

@@ -21,7 +21,7 @@ class HeldSamples(NamedTuple):
     overtaken: int = 0
     """Of those, how many did not come, though newer ones did."""
     undeclared: int = 0
-    """Of those, how many no gap told of."""
+    """Of those and of samples newer than all that came, how many no gap told of."""
     first_us: int = 0
     """Begin of the first interval of which a sample did not come; 0: there is none."""
     behind_us: int = 0
@@ -109,17 +109,18 @@ class Received:
         if not came:
             return HeldSamples()
         first, newest = came[0], came[-1]
-        held = overtaken = first_us = behind_us = 0
+        held = overtaken = behind = first_us = behind_us = 0
         by_interval: dict[int, int] = {}
         for at in came:
             by_interval[at // step_us] = by_interval.get(at // step_us, 0) + 1
         for begin, count in zip(begins_us, counts, strict=True):
             if begin > newest:
+                behind += count
                 behind_us = begin if count else behind_us
             elif begin > first and begin + step_us <= newest:
                 lacking = max(0, count - by_interval.get(begin // step_us, 0))
                 held += count
                 overtaken += lacking
                 first_us = first_us or (begin if lacking else 0)
-        undeclared = max(0, overtaken - self._dropped.get(topic, 0))
+        undeclared = max(0, overtaken + behind - self._dropped.get(topic, 0))
         return HeldSamples(held, overtaken, undeclared, first_us, behind_us)

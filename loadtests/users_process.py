@@ -21,6 +21,11 @@ WORKERS_WAIT_SECONDS = 30
 """Longest wait of the master for its workers."""
 
 
+def check_seconds(scenario: Scenario) -> float:
+    """How far back browsers look at what is stored; what is asked for must still be there when it is read."""
+    return min(CHECK_SECONDS, scenario.storage.retention_seconds / 2)
+
+
 def make_users(scenario: Scenario, server: Site, directory: Path) -> Child:
     """The simulated users of a scenario, not started yet; their actions end with a fleet that starts now.
 
@@ -35,8 +40,7 @@ def make_users(scenario: Scenario, server: Site, directory: Path) -> Child:
         "--users", str(scenario.users), "--spawn-rate", f"{ui.spawn_rate:g}", "--stop-timeout", "2",
         "--csv", str(directory / "locust"), "--only-summary", "--seed", str(scenario.seed),
         "--visit-seconds", f"{ui.visit_seconds:g}",
-        # Half of the retention: what is asked for must still be there when it is read.
-        "--check-seconds", f"{min(CHECK_SECONDS, scenario.storage.retention_seconds / 2):g}",
+        "--check-seconds", f"{check_seconds(scenario):g}",
         "--actions-per-second", f"{actions.per_second:g}",
         "--actions-until", f"{time.time() + scenario.duration_seconds - QUIET_SECONDS:.3f}",
     ]  # fmt: skip

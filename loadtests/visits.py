@@ -159,6 +159,9 @@ def reconnect(visitor: Visitor, seconds: float) -> None:
         def look(tab: Tab = tab, stays: float = min(stays, left), last: bool = last) -> None:
             tab.settle()
             known = received.last_line(log)
+            received.begun(
+                container
+            )  # its snapshot may be refused: what came over another connection proves nothing of this
             tab.subscribe(container, hosts={chosen.host: {chosen.id}})
             tab.subscribe(log, tail=0 if known else TAIL_LINES)
             tab.settle()

@@ -116,7 +116,7 @@ _TOTALS = {
     "action_results_dropped": "Results dropped while the queue to the database was full; agents repeat them",
     "live_frames_sent": "Frames written to subscribers",
     "live_metrics_conflated": "Metric frames replaced by newer ones before a slow subscriber read them",
-    "live_samples_late": "Samples stored behind newer ones that live views had got, from a pulse or in the same batch",
+    "live_samples_late": "Samples behind newer ones of a pulse or the same batch, where the organisation had watchers",
     "live_lines_dropped": "Log lines that slow subscribers got as a gap",
     "metric_rows_pruned": "Samples removed by retention",
     "log_rows_pruned": "Log lines removed by retention, or because their container passed its bound",

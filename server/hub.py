@@ -135,11 +135,10 @@ class Hub:
 
     def publish_late(self, record: AgentRecord, containers: Iterable[TrackedContainer]) -> None:
         """Samples of one host are older than what its watchers have: they are told how many they do not get."""
-        late = Counter(container.key for container in containers)
-        self._deliver_gap(record.topic, late.total())
-        for key, samples in late.items():
-            if key in self._watched:
-                self._deliver_gap((record.org, f"container:{key}"), samples)
+        keys = [container.key for container in containers]
+        self._deliver_gap(record.topic, len(keys))
+        for key, samples in Counter(key for key in keys if key in self._watched).items():
+            self._deliver_gap((record.org, f"container:{key}"), samples)
 
     def publish_lines(self, org: str, container: TrackedContainer, lines: list[LogLine]) -> None:
         """New lines of one container."""

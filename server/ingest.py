@@ -280,7 +280,7 @@ class Ingest:
                 container.newest = metric
                 if watched:
                     newest.append(container)
-            elif watched:
+            elif watched and at < container.live_at:  # at the very time a pulse has shown it
                 late.append(container)
         if marks:
             pending.marks = marks

@@ -115,7 +115,11 @@ class Outbox:
         self._leave_out(topic, dropped)
 
     def discard(self, topic: str) -> None:
-        """Drop the metrics of a topic that wait: a snapshot follows that is newer, or nobody wants them any more."""
+        """Drop the metrics of a topic that wait: a snapshot follows that is newer, or nobody wants them any more.
+
+        A gap that waits grows no more: what is left out from now on belongs behind the snapshot.
+        """
+        self._gaps.pop(topic, None)
         old = self._newest.pop(topic, None)
         if old is not None:
             self._counters.live_metrics_conflated += 1

@@ -353,7 +353,9 @@ def temporary(
     directory, ownership = _own_new_directory()
     # Held while the cluster's own lock comes and goes with its starts and stops.
     with ownership, contextlib.ExitStack() as cleanup:
-        cleanup.callback(shutil.rmtree, directory)
+        # The lock's file goes last: another process that clears up must find it taken, or nothing.
+        cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
+        cleanup.callback(shutil.rmtree, directory / "data", ignore_errors=True)
         if os.geteuid() == 0:
             directory.chmod(0o711)  # made just above; the user Postgres runs as must pass through it
         postgres = EmbeddedPostgres(

@@ -14,6 +14,7 @@ Each guard names what happens without it:
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -135,7 +136,8 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         """
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit_bytes)
+            with suppress(OSError):  # a kernel without it: slow readers get older frames
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit_bytes)
 
     def close(self, code: CloseCode, reason: str = "") -> None:
         """Begin the closing handshake. Idempotent; a peer that does not answer is aborted."""

@@ -158,8 +158,8 @@ class LiveEndpoint:
         subscriber = Subscriber(
             user, socket, self._hub, self._registry, self._logs, self._actions, self._counters, self._settings
         )
-        self.subscribers.add(subscriber)
         socket.limit_unsent(UNSENT_BYTES)
+        self.subscribers.add(subscriber)
         expiry = asyncio.get_running_loop().call_later(
             max(0.0, user.expires_at - time.time()), socket.close, CloseCode.TOKEN_EXPIRED, "the session has expired"
         )
@@ -364,6 +364,7 @@ class Subscriber:
         if topic.startswith("logs:"):
             subscription.paused = False
             self._hub.remove(subscription)
+            self.outbox.discard(topic)
             await self._tail(subscription, 200, since)
             return
         if subscription.paused:

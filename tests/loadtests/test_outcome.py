@@ -37,11 +37,21 @@ def test_users_whom_nobody_answered_say_nothing(
     assert unanswered(load(path), recorded) == reasons
 
 
+SHORT_RETENTION = """duration = "1m"
+ui = { subscribers = 1 }
+fleet = { interval = "2s" }
+storage = { retention = "10s", prune_interval = "1s" }"""
+
+
 @pytest.mark.parametrize(
     ("keys", "checked", "held", "invalid"),
     [
         ('duration = "31s"\n[ui]\nsubscribers = 1', 0, 0, True),
-        ('duration = "31s"\n[ui]\nreconnecting = 1', 0, 0, True),
+        ('duration = "31s"\n[ui]\nreconnecting = 1', 0, 0, False),
+        ('duration = "40s"\n[ui]\nreconnecting = 1', 0, 0, True),
+        ('duration = "40s"\n[ui]\nreconnecting = 1', 1, 0, False),
+        ('duration = "5m"\n[ui]\nsubscribers = 1\nvisit = "1h"', 0, 0, False),
+        (SHORT_RETENTION, 1, 0, False),
         ('duration = "31s"\n[ui]\nsubscribers = 1', 1, 0, True),
         ('duration = "31s"\n[ui]\nsubscribers = 1', 1, 1, False),
         ('duration = "31s"\n[ui]\nsubscribers = 1\n[fleet]\ninterval = "5s"', 1, 0, False),

@@ -63,6 +63,9 @@ def test_samples_may_be_overtaken_but_the_newest_must_come() -> None:
 
     assert received.held_samples(CONTAINER, "1", begins, counts, 10) == found
     later = received.held_samples(CONTAINER, "1", [*begins, 70, 80, 90], [*counts, 1, 1, 0], 10)
+    assert later == found._replace(behind_us=80, undeclared=2)
+    received.gap(CONTAINER, 2)  # no room was left for them, and that was told
+    later = received.held_samples(CONTAINER, "1", [*begins, 70, 80, 90], [*counts, 1, 1, 0], 10)
     assert later == found._replace(behind_us=80)
 
 

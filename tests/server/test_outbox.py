@@ -363,3 +363,18 @@ async def test_discarded_metrics_are_not_sent_behind_a_newer_snapshot() -> None:
     assert rig.take() == [b"first", b"other", b"snapshot", b"new"]
     assert rig.outbox.waiting_bytes == 0
     assert rig.counters.live_metrics_conflated == 1
+
+
+async def test_what_is_left_out_behind_a_snapshot_is_told_behind_it() -> None:
+    """A gap that waits before a new snapshot does not take in what a slow reader loses of the time after it."""
+    rig = Rig()
+    rig.outbox.push(b"event")
+    for number in range(2):
+        rig.outbox.push_metrics("container:1", b"m%d" % number, [Sample(container="1", at=number)])
+    rig.outbox.discard("container:1")
+    rig.outbox.push(b"snapshot")
+    for number in range(2, 5):
+        rig.outbox.push_metrics("container:1", b"m%d" % number, [Sample(container="1", at=number)])
+
+    assert rig.take() == [b"event", gap(1, "container:1"), b"snapshot", gap(2, "container:1"), b"m4"]
+    assert rig.outbox.waiting_bytes == 0
