@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtests.findings import EXAMPLES
-from simulator.expected import ExpectedLog, ExpectedSamples
+from simulator.expected import ExpectedLog
+from simulator.expected_samples import ExpectedSamples
 from simulator.ledger import STATUSES, Status
 from simulator.samples import VALUES, Samples, in_tuples
 
@@ -71,14 +72,17 @@ def compare_samples(expected: ExpectedSamples, stored: Samples, known_until: int
     """
     found = Compared(required=int(np.count_nonzero(expected.required)), stored=len(stored))
     sent_keys, stored_keys = _keys(expected.rows, stored)
-    order = np.argsort(sent_keys, kind="stable")
-    sent_keys = sent_keys[order]
+    order, stored_order = _rising(sent_keys), _rising(stored_keys)
+    sent_keys, stored_keys = sent_keys[order], stored_keys[stored_order]
+    # Two rising sequences are matched through memory from end to end: ten times as fast as one that jumps about in the other.
     # Where a key was sent twice, the later one has the say.
-    place = np.searchsorted(sent_keys, stored_keys, side="right") - 1
-    known = np.zeros(len(stored), np.bool_) if not len(sent_keys) else sent_keys[place] == stored_keys
-    place = order[place] if len(order) else np.zeros(len(stored), np.int64)
+    matched = np.searchsorted(sent_keys, stored_keys, side="right") - 1
+    known, left = np.zeros(len(stored), np.bool_), np.empty(len(stored), np.bool_)
+    place = np.zeros(len(stored), np.int64)
+    if len(order):
+        known[stored_order], place[stored_order] = sent_keys[matched] == stored_keys, order[matched]
+    left[stored_order] = _not_again(stored_keys)
 
-    left = _not_again(stored_keys)
     found.add_all("foreign", stored[~left], _TWICE)
     status = np.full(len(stored), _UNSENT, np.uint8)
     status[known] = expected.status[place[known]]
@@ -91,15 +95,16 @@ def compare_samples(expected: ExpectedSamples, stored: Samples, known_until: int
     for code in (_REJECTED, _UNSENT):
         found.add_all("foreign", stored[left & (status == code)], f"{STATUSES[code]}, and stored all the same")
     left &= (status != _REJECTED) & (status != _UNSENT) & (status != _CONFLICTED)
-    there, sent = stored[left], expected.rows[place[left]]
-    differs = there["nulls"] != sent["nulls"]
-    for name in VALUES:
-        differs |= there[name] != sent[name]
-    there, sent = there[differs], sent[differs]
+    # Field by field: numpy moves whole records slowly.
+    left_at, sent_at = np.flatnonzero(left), place[left]
+    differs = np.zeros(len(left_at), np.bool_)
+    for name in ("nulls", *VALUES):
+        differs |= stored[name][left_at] != expected.rows[name][sent_at]
+    there, sent = stored[left_at[differs]], expected.rows[sent_at[differs]]
     pairs = zip(in_tuples(there[:EXAMPLES]), in_tuples(sent[:EXAMPLES]), strict=True)
     found.add_all("altered", there, [difference(*pair) for pair in pairs])
 
-    is_there = _among(np.sort(stored_keys), sent_keys)
+    is_there = _among(stored_keys, sent_keys)
     found.add_all("missing", expected.rows[order[expected.required[order] & ~is_there]], _MISSING)
     return found
 
@@ -150,15 +155,18 @@ def _short(value: Any) -> str:
 
 def _keys(sent: Samples, stored: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """A number for each row: equal where container and time are, and rising with them."""
-    _, container = np.unique(np.concatenate((sent["container_id"], stored["container_id"])), return_inverse=True)
+    ids = np.concatenate((sent["container_id"], stored["container_id"]))
+    order = np.argsort(ids)
+    container = np.empty(len(ids), np.int64)
+    container[order] = np.cumsum(_not_again(ids[order])) - 1
     at = np.concatenate((sent["at"], stored["at"]))
     if not len(at):
-        return container.astype(np.int64), container[:0].astype(np.int64)
+        return container, container
     time, span = at - at.min(), int(at.max()) - int(at.min()) + 1
     if (int(container.max()) + 1) * span > _KEYS_AT_MOST:
         _, time = np.unique(time, return_inverse=True)
         span = int(time.max()) + 1
-    keys = container.astype(np.int64) * span + time
+    keys = container * span + time
     return keys[: len(sent)], keys[len(sent) :]
 
 
@@ -170,9 +178,16 @@ def _among(rising: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.boo
     return found
 
 
-def _not_again(keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """For each key whether it is the first of its kind."""
-    order = np.argsort(keys, kind="stable")
-    first = np.ones(len(keys), np.bool_)
-    first[order[1:]] = np.diff(keys[order]) != 0
+def _not_again(rising: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """For each of some keys that rise, whether it is the first of its kind."""
+    first = np.ones(len(rising), np.bool_)
+    first[1:] = np.diff(rising) != 0
     return first
+
+
+def _rising(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The order in which keys rise; equal ones stay as they stand."""
+    order = np.argsort(keys)
+    if _not_again(keys[order]).all():
+        return order
+    return np.argsort(keys, kind="stable")  # several times as slow, and needed for equal keys alone

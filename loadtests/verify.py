@@ -26,7 +26,8 @@ from loadtests.copy_rows import unpacked, unpacked_lines
 from loadtests.database import AWAY, Connect
 from loadtests.findings import Finding, Findings
 from server.db.storage.base import Storage
-from simulator.expected import Acked, ExpectedRows, ExpectedSamples, agents_of
+from simulator.expected import Acked, ExpectedRows, agents_of
+from simulator.expected_samples import ExpectedSamples
 from simulator.ledger import LedgerError, LedgerReader
 from simulator.samples import NO_SAMPLES
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from server.protocol.canonical import clean_log_text
 from server.protocol.identity import container_id
+from simulator.expected_samples import NO_EXPECTED, ExpectedSamples, HostBlock, Told, blocks_of, one_per_key
 from simulator.host import FakeHost, Input
 from simulator.hosts import Host
 from simulator.ledger import STATUSES, Course, Header, LedgerError, LedgerReader, Replayed, Status
@@ -23,30 +24,17 @@ from simulator.organisations import organisation
 from simulator.recorded_agents import open_replayed
 from simulator.recording import RecordingError
 from simulator.replay import ReplayHost
-from simulator.samples import NO_SAMPLES, Sample, Samples, in_tuples, samples_of
+from simulator.samples import Sample, Samples, in_tuples, samples_of
 
 _STRETCH_TICKS = 512
 """As many ticks of a host are made at once: enough to spread numpy's cost per call, little enough to hold."""
 
 
 _METRIC_PLACE = re.compile(r"metrics\[([0-9]+)\]")
-_ACKED, _UNKNOWN, _CONFLICTED = (STATUSES.index(status) for status in (Status.ACKED, Status.UNKNOWN, Status.CONFLICTED))
+_ACKED = STATUSES.index(Status.ACKED)
 
 Acked = Mapping[tuple[int, int], int]
 """The highest acknowledged seq of each (agent, epoch)."""
-
-
-class ExpectedSamples(NamedTuple):
-    """Samples as stored, in no order, and what the storage must hold of each."""
-
-    rows: Samples
-    status: NDArray[np.uint8]
-    """Places in `STATUSES`."""
-    required: NDArray[np.bool_]
-    """Whether the row must be there: acknowledged, and known to be by the time that was asked about."""
-
-
-NO_EXPECTED = ExpectedSamples(NO_SAMPLES, np.empty(0, np.uint8), np.empty(0, np.bool_))
 
 
 class ExpectedLog(NamedTuple):
@@ -111,6 +99,7 @@ class ExpectedRows:
         self._header = header
         self._make = hosts_of(header)
         self._hosts: dict[int, KnownHost] = {}
+        self._blocks: dict[range, HostBlock] = {}
         self._applied: dict[int, int] = {}
         self._clocks_set: dict[int, int] = {}
         self._texts: dict[tuple[str, int], tuple[str, bool]] = {}
@@ -130,17 +119,17 @@ class ExpectedRows:
             acked: what `acked` said when rows were last required to be there; None: now.
             only: one agent alone; None: all.
         """
-        parts = [NO_EXPECTED]
         # A replayed agent's samples lie up to an interval from the time of their tick, others' at it.
         slack = self._header.interval_us if self._header.replayed is not None else 0
-        for agent, epoch, host, course in self._courses(only):
-            known = course.acked if acked is None else acked.get((agent, epoch), 0)
-            for run in _ticks_of(host.fake, since - slack, until + slack):
-                for ticks, seq in course.stretches(run.start, run.stop):
-                    parts += [
-                        _stretch(host, course, ticks[start : start + _STRETCH_TICKS], seq + start, known)
-                        for start in range(0, len(ticks), _STRETCH_TICKS)
-                    ]
+        parts, agents = [NO_EXPECTED], agents_of(self._header)
+        if only is not None:
+            agents = range(only, only + 1)
+        elif self._header.replayed is None:
+            for group in blocks_of(agents, self._header.containers):
+                parts += self._of_group(group, since, until, acked)
+            agents = range(0)
+        for agent in agents:
+            parts += self._of_agent(agent, since - slack, until + slack, acked)
         found = ExpectedSamples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         if slack:
             inside = (found.rows["at"] >= since) & (found.rows["at"] < until)
@@ -197,8 +186,45 @@ class ExpectedRows:
                     return agent, ref
         return None
 
-    def _courses(self, only: int | None = None) -> Iterator[tuple[int, int, KnownHost, Course]]:
-        for agent in agents_of(self._header) if only is None else (only,):
+    def _of_group(self, agents: range, since: int, until: int, acked: Acked | None) -> Iterator[ExpectedSamples]:
+        """The samples of some agents: together, but for those of whom there is more to tell."""
+        told = [self._told(agent, since, until, acked) for agent in agents]
+        if any(told):
+            block = self._blocks.get(agents)
+            if block is None:
+                fakes, ids = zip(*(self._host(agent) for agent in agents), strict=True)
+                block = self._blocks[agents] = HostBlock(fakes, ids)
+            yield from block.samples(told)
+        for agent, one in zip(agents, told, strict=True):
+            if one is None:
+                yield from self._of_agent(agent, since, until, acked)
+
+    def _told(self, agent: int, since: int, until: int, acked: Acked | None) -> Told | None:
+        """What an agent did, if it is told in few words: it ran once, nothing was dropped or rejected, no clock was set."""
+        course = self._ledger.courses.get((agent, 0))
+        plain = course is not None and not (course.dropped or course.rejected or course.uncertain)
+        if course is None or not plain or (agent, 1) in self._ledger.courses or agent in self._ledger.clocks:
+            return None
+        fake = self._host(agent).fake
+        stretches = list(course.stretches(fake.first_tick_at(since), fake.first_tick_at(until)))
+        if len(stretches) != 1:
+            return None
+        ((ticks, seq),) = stretches
+        known = course.acked if acked is None else acked.get((agent, 0), 0)
+        return Told(ticks, ticks.start - seq, course.sent, course.acked, known)
+
+    def _of_agent(self, agent: int, since: int, until: int, acked: Acked | None) -> Iterator[ExpectedSamples]:
+        """The samples of one agent, whatever happened to it."""
+        host = self._host(agent)
+        for epoch, course in enumerate(self._ledger.courses_of(agent)):
+            known = course.acked if acked is None else acked.get((agent, epoch), 0)
+            for run in _ticks_of(host.fake, since, until):
+                for ticks, seq in course.stretches(run.start, run.stop):
+                    for start in range(0, len(ticks), _STRETCH_TICKS):
+                        yield _stretch(host, course, ticks[start : start + _STRETCH_TICKS], seq + start, known)
+
+    def _courses(self) -> Iterator[tuple[int, int, KnownHost, Course]]:
+        for agent in agents_of(self._header):
             for epoch, course in enumerate(self._ledger.courses_of(agent)):
                 yield agent, epoch, self._host(agent), course
 
@@ -226,26 +252,6 @@ class ExpectedRows:
             data, cut = clean_log_text(*key)
             stored = self._texts[key] = data.decode(), cut
         return stored
-
-
-def one_per_key(found: ExpectedSamples) -> ExpectedSamples:
-    """One row of each key: a clock that is set back may give a key twice, and one row of it is stored.
-
-    Of several the acknowledged one is stored, or the only one that may be: statuses stand in this order. Between several that
-    may be nobody can tell, so any values are good.
-    """
-    ids, at = found.rows["container_id"], found.rows["at"]
-    order = np.lexsort((found.status, at, ids))
-    ids, at, status, required = ids[order], at[order], found.status[order], found.required[order]
-    again = np.zeros(len(order), np.bool_)
-    again[1:] = (ids[1:] == ids[:-1]) & (at[1:] == at[:-1])
-    firsts = np.flatnonzero(~again)
-    if len(firsts) == len(order):
-        return found
-    two = np.minimum(firsts + 1, len(order) - 1)
-    doubtful = again[two] & (status[firsts] == _UNKNOWN) & (status[two] == _UNKNOWN)
-    kept = np.where(doubtful, np.uint8(_CONFLICTED), status[firsts])
-    return ExpectedSamples(found.rows[order[firsts]], kept, np.logical_or.reduceat(required, firsts))
 
 
 def one_line_per_key(rows: list[Line]) -> list[Line]:

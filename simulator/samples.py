@@ -60,17 +60,32 @@ def samples_of(host: FakeHost, key_of: Callable[[int], int], ticks: range) -> tu
         return NO_SAMPLES, np.empty(0, np.int64)
     refs, cpu, sizes = host.values_of(ticks)
     shape = refs.shape
-    rows = np.zeros(shape, SAMPLE)
     known, place = np.unique(refs, return_inverse=True)
-    rows["container_id"] = np.array([key_of(ref) for ref in known.tolist()], np.int64)[place.reshape(shape)]
+    keys = np.array([key_of(ref) for ref in known.tolist()], np.int64)[place.reshape(shape)]
     tick = np.arange(ticks.start, ticks.stop)[:, np.newaxis]
-    rows["at"] = host.at(ticks.start) + (tick - ticks.start) * host.interval_us
+    rows = rows_of_values(keys, host.at(ticks.start) + (tick - ticks.start) * host.interval_us, cpu, sizes)
+    running = sizes[:, 0] >= 0
+    return rows[running], np.broadcast_to(tick, shape)[running]
+
+
+def rows_of_values(
+    keys: NDArray[np.int64], at: NDArray[np.int64], cpu: NDArray[np.float64], sizes: NDArray[np.int64]
+) -> Samples:
+    """Rows of the values of `SignalBlock.stretch`, by tick and container; those of what does not run are of no meaning.
+
+    Args:
+        keys: of the containers, by tick and container.
+        at: Unix microseconds, by tick, or by tick and container.
+        cpu: percent, by tick and container; negative is None.
+        sizes: by tick, these three, and container: memory, rx and tx in bytes; negative is None.
+    """
+    rows = np.zeros(keys.shape, SAMPLE)
+    rows["container_id"], rows["at"] = keys, at
     for bit, (name, values) in enumerate(zip(VALUES, (cpu, *sizes.transpose(1, 0, 2)), strict=True)):
         is_null = values < 0
         rows[name] = np.where(is_null, 0, values)
         rows["nulls"] |= is_null.astype(np.uint8) << np.uint8(bit)
-    running = sizes[:, 0] >= 0
-    return rows[running], np.broadcast_to(tick, shape)[running]
+    return rows
 
 
 def in_tuples(rows: Samples) -> list[Sample]:

@@ -19,7 +19,7 @@ from simulator.signals import GOLDEN, HOURS, OCTAVES, PIECE, PREFIX, STEP, UNIT
 _Unsigned = NDArray[np.uint64]
 _Signed = NDArray[np.int64]
 _Ticks = int | _Signed
-"""One tick of all hosts, or a column of ticks of one host."""
+"""One tick of all hosts, or a column of ticks of one host, or of some that stand abreast."""
 
 BLOCK_SAMPLES: Final = 2048
 """About as many samples as a block should hold: numpy's cost per call is spread thin, and the loop hardly waits for it."""
@@ -37,7 +37,7 @@ _FIELDS: Final = (
 
 
 class SignalBlock:
-    """The series of the containers of some hosts, computed for one tick of all of them, or for some ticks of one, at once.
+    """The series of the containers of some hosts, computed at once for one tick of all of them, or for some of one or all.
 
     Args:
         hosts: the characters of each host's containers, equally many for each.
@@ -45,12 +45,13 @@ class SignalBlock:
     """
 
     __slots__ = (
-        "_busy_before", "_bytes", "_cpu", "_lives", "_piece", "_quiet_until", "_refs", "_running", "_series", "_since",
-        "_steps", "_tick", "_true_from", "_until", "_walks_from", "_walks_to",
+        "_abreast", "_busy_before", "_bytes", "_cpu", "_lives", "_piece", "_quiet_until", "_refs", "_running", "_series",
+        "_since", "_steps", "_tick", "_true_from", "_until", "_walks_from", "_walks_to",
     )  # fmt: skip
 
     def __init__(self, hosts: Sequence[Sequence[Character]], lives: Sequence[Lives]) -> None:
         self._series, self._lives = _Series(hosts), lives
+        self._abreast: _Series | None = None
         shape = len(hosts), len(hosts[0])
         self._since, self._running = np.zeros(shape, np.int64), np.ones(shape, np.bool_)
         self._busy_before = self._series.busy_before(self._since)
@@ -91,8 +92,18 @@ class SignalBlock:
             By tick and container: ref, and CPU in percent; by tick, these three, and container: memory, rx and tx in bytes.
             Negative is None, and where memory is, the container does not run.
         """
-        refs, since, running = self._spells(host, ticks)
-        series = self._series.of(host)
+        return self._stretch(self._series.of(host), (self._lives[host],), ticks)
+
+    def stretch_of_all(self, ticks: range) -> tuple[_Signed, NDArray[np.float64], _Signed]:
+        """The same of all hosts, whose containers stand side by side, host by host."""
+        if self._abreast is None:
+            self._abreast = self._series.abreast()
+        return self._stretch(self._abreast, self._lives, ticks)
+
+    def _stretch(
+        self, series: "_Series", lives: Sequence[Lives], ticks: range
+    ) -> tuple[_Signed, NDArray[np.float64], _Signed]:
+        refs, since, running = self._spells(lives, ticks)
         column = np.arange(ticks.start, ticks.stop)[:, np.newaxis]
         first, last = ticks[0] >> PIECE, ticks[-1] >> PIECE
         starts = np.arange(first, last + 2)[:, np.newaxis] << PIECE
@@ -103,19 +114,21 @@ class SignalBlock:
         cpu, sizes = series.values(column, since, before, running, walks, steps)
         return refs, cpu, sizes
 
-    def _spells(self, host: int, ticks: range) -> tuple[_Signed, _Signed, NDArray[np.bool_]]:
+    def _spells(self, lives: Sequence[Lives], ticks: range) -> tuple[_Signed, _Signed, NDArray[np.bool_]]:
         """Refs, the tick since which each runs, and whether it does: per tick and container."""
-        life, shape = self._lives[host], (len(ticks), self._since.shape[1])
-        refs, since = np.tile(np.arange(shape[1]), (shape[0], 1)), np.zeros(shape, np.int64)
+        containers = self._since.shape[1]
+        shape = len(ticks), len(lives) * containers
+        refs, since = np.tile(np.arange(containers), (shape[0], len(lives))), np.zeros(shape, np.int64)
         running = np.ones(shape, np.bool_)
-        for place in life.changing():
-            tick = ticks.start
-            while tick < ticks.stop:
-                spell = life.spell(place, tick)
-                rows = slice(tick - ticks.start, spell.until - ticks.start)
-                refs[rows, place], since[rows, place] = spell.ref, spell.since
-                running[rows, place] = spell.state == "running"
-                tick = spell.until
+        for host, life in enumerate(lives):
+            for place in life.changing():
+                column, tick = host * containers + place, ticks.start
+                while tick < ticks.stop:
+                    spell = life.spell(place, tick)
+                    rows = slice(tick - ticks.start, spell.until - ticks.start)
+                    refs[rows, column], since[rows, column] = spell.ref, spell.since
+                    running[rows, column] = spell.state == "running"
+                    tick = spell.until
         return refs, since, running
 
     def _compute(self, tick: int) -> None:
@@ -190,6 +203,19 @@ class _Series:
         for name in self.__slots__:
             value = getattr(self, name)
             setattr(one, name, [value[host]] if isinstance(value, list) else value[..., host : host + 1, :])
+        return one
+
+    def abreast(self) -> "_Series":
+        """These hosts as one that has the containers of all, side by side."""
+        one = object.__new__(_Series)
+        hosts, containers = self._keys.shape
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if name == "_shift_ticks":
+                value = np.repeat(value, containers, axis=1)
+            if name != "dailies":
+                value = value.reshape(*value.shape[:-2], 1, hosts * containers)
+            setattr(one, name, value)
         return one
 
     def level(self, tick: _Ticks) -> _Signed:

@@ -9,16 +9,16 @@ import pytest
 
 from server.protocol.canonical import LOG_TEXT_BYTES, clean_log_text, float32
 from server.protocol.identity import container_id
-from server.protocol.messages import Action, Batch, Hello, Inventory
+from server.protocol.messages import Action, ActionKind, Batch, Hello, Inventory
+from simulator import expected_samples
 from simulator.expected import (
     ExpectedLog,
     ExpectedRows,
-    ExpectedSamples,
     hosts_of,
     one_line_per_key,
-    one_per_key,
     pool_digest,
 )
+from simulator.expected_samples import ExpectedSamples, one_per_key
 from simulator.fleet import Fleet
 from simulator.host import FakeHost
 from simulator.ledger import (
@@ -31,13 +31,14 @@ from simulator.ledger import (
     LedgerReader,
     LedgerWriter,
     Map,
+    RejectedMore,
     RejectedRecord,
     Status,
 )
 from simulator.loglines import LogLines
 from simulator.names import Names
 from simulator.plan import Plan
-from simulator.samples import SAMPLE, Sample
+from simulator.samples import SAMPLE, Sample, in_tuples
 from tests.support.fake_server import SECRET, FakeServer, Peer, fake_server
 
 EVER = 2**62
@@ -56,11 +57,13 @@ def header(**changes: object) -> Header:
 
 def ledger_of(
     path: Path,
-    *records: Map | ClockRecord | Dropped | RejectedRecord,
+    *records: Map | ClockRecord | InputRecord | Dropped | RejectedRecord | RejectedMore,
     agents: tuple[tuple[int, int, int, int, int], ...],
+    fleet: int = 2,
+    **changes: object,
 ) -> LedgerReader:
     """A finished ledger, read."""
-    writer = LedgerWriter(path, header())
+    writer = LedgerWriter(path, header(agents=fleet, **changes))
     for record in records:
         writer.add(record)
     writer.flush(1, agents)
@@ -237,6 +240,47 @@ def test_a_growing_ledger_shows_in_later_answers(tmp_path: Path) -> None:
         writer.close(3)
         reader.poll()
         assert len(expected.metrics(0, EVER)) == 6 + 4
+
+
+@pytest.mark.parametrize("churn_ticks", [0, 11])
+def test_samples_of_many_hosts_are_those_of_each(
+    tmp_path: Path, churn_ticks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hosts of whom there is little to tell are made together, the others one by one: both say the same, in any slice."""
+    monkeypatch.setattr(expected_samples, "_BLOCK_CONTAINERS", 15)  # groups of five hosts
+    monkeypatch.setattr(expected_samples, "_BLOCK_SAMPLES", 15 * 7)  # of seven ticks at once
+    commands: tuple[tuple[int, ActionKind], ...] = () if churn_ticks else ((9, "stop"), (14, "start"))
+    ledger = ledger_of(
+        tmp_path / "l",
+        *(Map(agent=agent, epoch=0, seq=1, tick=agent % 4) for agent in range(1, 13)),
+        *(InputRecord(agent=2, tick=tick, ref=1, kind=kind) for tick, kind in commands),
+        Map(agent=3, epoch=0, seq=8, tick=20),
+        Dropped(agent=4, epoch=0, first=3, last=5, sent=2),
+        ClockRecord(agent=5, tick=5, ahead_us=-5_000_000),
+        RejectedRecord(agent=6, epoch=0, seq=2, row="metrics[1]", ref=1, at=None, line=None, reason="too_old"),
+        Map(agent=7, epoch=1, seq=1, tick=40),
+        RejectedMore(agent=8, epoch=0, first=4, last=9, counts={"too_old": 2}),
+        agents=(*((agent, 0, 30 + agent, 25 + agent, 18) for agent in range(1, 12)), (7, 1, 5, 5, 5)),
+        fleet=12, churn_ticks=churn_ticks, profiles={"web": 2, "crash-looping": 1},
+    )  # fmt: skip
+    acked = {(agent, 0): 10 + agent for agent in range(1, 12)}
+    together, apart = ExpectedRows(ledger), ExpectedRows(ledger)
+
+    for since, until in (
+        (0, EVER),
+        (10**15 + 3_500_000, 10**15 + 24_700_000),
+        (10**15 + 20_000_000, 10**15 + 21_000_000),
+    ):
+        every = together.samples(since, until, acked)
+        each = [apart.samples(since, until, acked, only=agent) for agent in range(1, 13)]
+        found = _by_key(every)
+        assert found == _by_key(ExpectedSamples(*(np.concatenate(column) for column in zip(*each, strict=True))))
+        assert len(found) > 20
+
+
+def _by_key(found: ExpectedSamples) -> list[tuple[Sample, bool, int]]:
+    columns = in_tuples(found.rows), found.required.tolist(), found.status.tolist()
+    return sorted(zip(*columns, strict=True), key=lambda row: row[0][:2])
 
 
 def test_containers_are_found_by_their_key(tmp_path: Path) -> None:
