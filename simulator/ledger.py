@@ -435,4 +435,7 @@ class LedgerReader:
         return record
 
     def _course(self, agent: int, epoch: int) -> Course:
-        return self.courses.setdefault((agent, epoch), Course())
+        course = self.courses.get((agent, epoch))
+        if course is None:
+            course = self.courses[agent, epoch] = Course()
+        return course
