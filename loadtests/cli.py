@@ -61,7 +61,7 @@ def run(
     from loadtests.result_file import create_run_directory
     from loadtests.run import ChildError, StageError
     from loadtests.run import run as perform
-    from loadtests.server_settings import validate_server_settings
+    from loadtests.server_settings import validate_settings
     from loadtests.summary import show
     from loadtests.target import reach, target_of
     from loadtests.target_limits import check_targetable
@@ -80,7 +80,7 @@ def run(
     try:
         loaded = load(scenario, overrides)
         validate_thresholds(loaded)
-        validate_server_settings(loaded)
+        validate_settings(loaded, database_url)
         deployed = None
         if target is None:
             check_breakable(loaded, database_url)

@@ -176,7 +176,8 @@ class Run:
             self._outcome.target = self._target.deployed
             return RunDatabase(self._target.database_url, None)
         self._progress.say("starting Postgres")
-        return await stack.enter_async_context(database(self._database_url, self._directory / "postgres.log"))
+        log_file = self._directory / "postgres.log"
+        return await stack.enter_async_context(database(self._database_url, log_file, settings=self._scenario.postgres))
 
     async def _start_server(self, stack: AsyncExitStack, dsn: str) -> ServerUnderTest:
         """The run's own server."""

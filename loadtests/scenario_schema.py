@@ -10,13 +10,23 @@ import msgspec
 
 from loadtests.catalogue import METRICS, STATISTICS, has_phases
 from simulator.fault_kinds import FAULTS
-from simulator.scenario_format import ENV_NAME, ENV_SET_ELSEWHERE, FAULT_KEYS, KEYS, PHASES, THRESHOLD_KEYS, Key
+from simulator.scenario_format import (
+    ENV_NAME,
+    ENV_SET_ELSEWHERE,
+    FAULT_KEYS,
+    KEYS,
+    PHASES,
+    POSTGRES_NAME,
+    THRESHOLD_KEYS,
+    Key,
+)
 from simulator.scenario_thresholds import NO_THRESHOLD
 from simulator.scenario_values import Schema
 
 _THRESHOLD = {"$ref": "#/$defs/threshold"}
 _TABLES = {
     "server.env": "Further settings of the server (docs/settings.md), as texts.",
+    "postgres": "Settings of the run's own Postgres, as in postgresql.conf, as texts.",
     "thresholds": 'When the outcome is good: `metric.statistic = "comparison number"` (docs/verdict.md).',
     "fault": "What breaks, and when.",
 }
@@ -32,6 +42,7 @@ def scenario_schema() -> Schema:
             table = table["properties"].setdefault(section, _table({}))
         table["properties"][leaf] = _key(known)
     root["properties"]["server"]["properties"]["env"] = _environment()
+    root["properties"]["postgres"] = _postgres()
     root["properties"]["fault"] = _faults()
     root["properties"]["thresholds"] = _thresholds()
     return {
@@ -63,6 +74,12 @@ def _environment() -> Schema:
         "propertyNames": {"not": {"enum": list(ENV_SET_ELSEWHERE)}},
         "additionalProperties": False,
     }
+
+
+def _postgres() -> Schema:
+    name, value = f"^{POSTGRES_NAME.pattern}$", {"type": "string", "minLength": 1}
+    qualified = _table({}, patternProperties={name: value}, description="Of an extension.")
+    return _table({}, patternProperties={name: {"anyOf": [value, qualified]}}, description=_TABLES["postgres"])
 
 
 def _faults() -> Schema:

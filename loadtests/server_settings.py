@@ -1,4 +1,4 @@
-"""The variables of `[server.env]`, checked by the server's own settings before anything starts."""
+"""The variables of `[server.env]` and the settings of `[postgres]`, checked before anything starts."""
 
 import os
 from typing import Any
@@ -8,6 +8,20 @@ from simulator.scenario_format import unknown
 
 _PREFIX = "SEATRIAL_"
 _SECTION = "server.env."
+
+
+def validate_settings(scenario: Scenario, database_url: str | None) -> None:
+    """Check both.
+
+    Args:
+        scenario: which may set some.
+        database_url: of a Postgres that is there already; None: the run starts its own.
+
+    Raises:
+        ScenarioError: see `validate_server_settings` and `validate_postgres_settings`.
+    """
+    validate_server_settings(scenario)
+    validate_postgres_settings(scenario, database_url)
 
 
 def validate_server_settings(scenario: Scenario) -> None:
@@ -46,6 +60,31 @@ def validate_server_settings(scenario: Scenario) -> None:
         for name in scenario.server.env:
             os.environ.pop(name, None)
         os.environ.update(before)
+    if problems:
+        raise ScenarioError(*problems)
+
+
+def validate_postgres_settings(scenario: Scenario, database_url: str | None) -> None:
+    """Check that there is a Postgres of the run's own for the settings of `[postgres]`, and that they may be set.
+
+    Raises:
+        ScenarioError: with every mistake.
+    """
+    if not scenario.postgres:
+        return
+    from server.db.embedded import EmbeddedPostgresError
+    from server.db.postgres_settings import checked_settings
+
+    problems = []
+    for name, value in scenario.postgres.items():
+        if database_url is not None:
+            trouble = "expected no --database-url beside it: that server has settings of its own"
+            problems.append(Problem(scenario.path, f"postgres.{name}", value, trouble))
+            continue
+        try:
+            checked_settings({name: value})
+        except EmbeddedPostgresError as error:
+            problems.append(Problem(scenario.path, f"postgres.{name}", value, str(error)))
     if problems:
         raise ScenarioError(*problems)
 

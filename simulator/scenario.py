@@ -26,6 +26,7 @@ from simulator.scenario_format import (
     ScenarioError,
     bound,
     environment,
+    postgres_setting,
     seconds,
     unknown,
 )
@@ -50,7 +51,12 @@ __all__ = [
 ]
 
 _FAULT_KEY = re.compile(r"fault\[([0-9]+)\]\.(.+)", re.DOTALL)
-_SECTIONS = (*dict.fromkeys(key.rpartition(".")[0] for key in KEYS if "." in key), "server.env", "thresholds")
+_SECTIONS = (
+    *dict.fromkeys(key.rpartition(".")[0] for key in KEYS if "." in key),
+    "server.env",
+    "postgres",
+    "thresholds",
+)
 _WHOLE = frozenset({"fleet.profiles"})
 """Keys whose value is a table."""
 _BROWSERS = ("ui.subscribers", "ui.slow", "ui.reconnecting")
@@ -162,6 +168,8 @@ class Scenario(Struct, frozen=True, kw_only=True):
     actions: Actions
     server: Server
     storage: Storage
+    postgres: dict[str, str] = field(default_factory=dict)
+    """Settings of the run's own Postgres, as in postgresql.conf."""
     faults: tuple[Fault, ...]
     """In the order in which they happen."""
     thresholds: tuple[Threshold, ...]
@@ -240,6 +248,7 @@ class _Reader:
         self._sources = [str(layer.path) for layer in layers]
         self._values: dict[str, Any] = {}
         self._env: dict[str, str] = {}
+        self._postgres: dict[str, str] = {}
         self._bounds: dict[str, dict[str, Any]] = {}
         """The keys of each threshold, by its name."""
         self._faults: list[dict[str, Any]] = []
@@ -317,6 +326,7 @@ class _Reader:
             actions=Actions(**self._section("actions")),
             server=Server(**self._section("server"), env=self._env),
             storage=Storage(**self._section("storage", "retention", "prune_interval", "backfill")),
+            postgres=self._postgres,
             faults=tuple(map(fault_of, sorted(self._faults, key=begins))),
             thresholds=thresholds,
         )
@@ -343,6 +353,9 @@ class _Reader:
         elif key.startswith("server.env."):
             name = key.removeprefix("server.env.")
             self._env[name] = environment(name, value)
+        elif key.startswith("postgres."):
+            name = key.removeprefix("postgres.")
+            self._postgres[name] = postgres_setting(name, value)
         elif fault and key not in self._overrides and int(fault[1]) < len(self._faults):
             if fault[2] not in FAULT_KEYS:
                 raise ValueError(unknown(fault[2], FAULT_KEYS, "key"))

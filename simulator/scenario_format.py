@@ -31,7 +31,7 @@ from simulator.scenario_values import (
 
 __all__ = [
     "FAULT_KEYS", "KEYS", "OPERATORS", "PHASES", "SHAPES", "STRATEGIES", "THRESHOLD_KEYS", "Key", "Problem",
-    "ScenarioError", "ShapeKind", "bound", "environment", "parse_duration", "seconds", "unknown",
+    "ScenarioError", "ShapeKind", "bound", "environment", "parse_duration", "postgres_setting", "seconds", "unknown",
 ]  # fmt: skip
 
 STRATEGIES: dict[str, str] = {
@@ -65,6 +65,8 @@ PHASES = ("before", "during", "after")
 
 ENV_NAME = re.compile(r"SEATRIAL_[A-Z0-9_]+")
 """A variable of `[server.env]`."""
+POSTGRES_NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?")
+"""A setting of `[postgres]`."""
 ENV_SET_ELSEWHERE = {
     "SEATRIAL_DATABASE_URL": "the runner sets this",
     "SEATRIAL_JWT_SECRET": "the runner sets this",
@@ -129,6 +131,19 @@ def environment(name: str, value: object) -> str:
         raise ValueError(ENV_SET_ELSEWHERE[name])
     if not isinstance(value, str) or "\0" in value:
         raise ValueError("expected a text")
+    return value
+
+
+def postgres_setting(name: str, value: object) -> str:
+    """The value of a setting of `[postgres]`.
+
+    Raises:
+        ValueError: it is named as none, or the value is not a text.
+    """
+    if not POSTGRES_NAME.fullmatch(name):
+        raise ValueError("expected a name as in postgresql.conf, such as shared_buffers")
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError('expected a text, such as "4GB"')
     return value
 
 

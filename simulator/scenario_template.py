@@ -51,6 +51,9 @@ def template(name: str) -> str:
         if section == "server":
             lines += [*_comment("Settings of the server (docs/settings.md), as texts."), "# [server.env]"]
             lines += ['# SEATRIAL_LANES = "2"', ""]
+        if section == "storage":
+            lines += [*_comment("Settings of the run's own Postgres, as in postgresql.conf, as texts."), "# [postgres]"]
+            lines += ['# shared_buffers = "4GB"', ""]
     return "\n".join([*lines, *_faults(), *_thresholds()]) + "\n"
 
 

@@ -1,11 +1,11 @@
-"""The variables of `[server.env]`."""
+"""The variables of `[server.env]`, and the settings of `[postgres]`."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from loadtests.server_settings import validate_server_settings
+from loadtests.server_settings import validate_postgres_settings, validate_server_settings
 from simulator.scenario import ScenarioError, load
 from simulator.scenario_files import shipped
 
@@ -41,6 +41,28 @@ def test_what_surrounds_us_is_no_part_of_the_run(tmp_path: Path, monkeypatch: py
 
     assert os.environ["SEATRIAL_LANES"] == "wrong"
     assert "SEATRIAL_POOL_SIZE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("setting", "database_url", "sentence"),
+    [
+        ('port = "1"', None, "postgres.port = \"1\": The Postgres setting 'port' = '1' cannot be set"),
+        ('fsync = "off"', None, "is refused, expected 'on': what is acked is on disk"),
+        ('work_mem = "4MB"', "postgresql://h/d", 'postgres.work_mem = "4MB": expected no --database-url beside it'),
+    ],
+)
+def test_a_setting_that_postgres_may_not_have_is_a_mistake(
+    tmp_path: Path, setting: str, database_url: str | None, sentence: str
+) -> None:
+    """What would take a promise back, what is ours to set, and what nobody would set."""
+    path = tmp_path / "x.toml"
+    path.write_text(f'question = "q"\n[postgres]\n{setting}\nshared_buffers = "128MB"\n')
+
+    with pytest.raises(ScenarioError) as error:
+        validate_postgres_settings(load(path), database_url)
+
+    assert sentence in str(error.value)
+    assert ("shared_buffers" in str(error.value)) == (database_url is not None)
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)

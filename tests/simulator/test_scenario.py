@@ -87,6 +87,9 @@ def test_every_key_can_be_given() -> None:
         strategy = "plain"
         retention = "10s"
         prune_interval = "1s"
+        [postgres]
+        shared_buffers = "4GB"
+        pg_stat_statements.max = "500"
         [[fault]]
         at = "30s"
         kind = "server_kill"
@@ -103,6 +106,7 @@ def test_every_key_can_be_given() -> None:
     assert (scenario.duration_seconds, scenario.fleet.interval_us, scenario.fleet.ramp_seconds) == (120, 250_000, 1.5)
     assert (scenario.users, scenario.actions.per_second) == (15, 2.5)
     assert scenario.server.env == {"SEATRIAL_LANES": "3"}
+    assert scenario.postgres == {"shared_buffers": "4GB", "pg_stat_statements.max": "500"}
     assert [fault.at_seconds for fault in scenario.faults] == [15, 30]
     assert scenario.faults[0] == Fault(at_seconds=15, kind="server_kill")
     assert [(t.key, t.bound) for t in scenario.thresholds] == [
@@ -188,6 +192,8 @@ def test_a_threshold_compares(op: str, below: int, equal: int, above: int) -> No
             'x.toml: server.env.SEATRIAL_JWT_SECRET = "x": the runner sets this',
         ),
         ('[server.env]\nSEATRIAL_RETENTION_SECONDS = "9"', "SEATRIAL_RETENTION_SECONDS = "),
+        ("[postgres]\nwork_mem = 4", 'x.toml: postgres.work_mem = 4: expected a text, such as "4GB"'),
+        ('[postgres]\n"Work Mem" = "1"', "expected a name as in postgresql.conf, such as shared_buffers"),
         ('[fault]\nat = "1s"', 'x.toml: fault.at = "1s": expected [[fault]] tables, in the file'),
         ("fault = [1]", "x.toml: fault[0] = 1: expected [[fault]] tables, in the file"),
         ('"fault[0].at" = "1s"', 'x.toml: fault[0].at = "1s": expected [[fault]] tables, in the file'),
@@ -530,7 +536,7 @@ def test_every_key_is_documented() -> None:
         default = "none" if known.default is None else known.default
         shown = "required" if default is ... else str(default).lower() if isinstance(default, bool) else str(default)
         assert shown in rows[key].split("|")[3], f"the default of {key} in {DOCS.name}"
-    for name in (*FAULTS, *STRATEGIES, *SHAPES, "server.env", "thresholds"):
+    for name in (*FAULTS, *STRATEGIES, *SHAPES, "server.env", "postgres", "thresholds"):
         assert f"`{name}`" in text or f"`[{name}]`" in text, f"{name} is missing in {DOCS.name}"
 
 
