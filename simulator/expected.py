@@ -149,6 +149,8 @@ class ExpectedRows:
     def lines(self, since: int, until: int, acked: Acked | None = None) -> list[Line]:
         """The same in no order, and whether each must be there: see `samples`."""
         rows: list[Line] = []
+        if not self._header.log_lines and self._header.replayed is None:
+            return rows
         # A tick's lines lie up to one interval before it, a replayed one's on either side.
         before = self._header.interval_us if self._header.replayed is not None else 0
         after = self._header.interval_us

@@ -1,6 +1,7 @@
 """Processor time, memory and file descriptors of a run's processes."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -66,7 +67,7 @@ class ProcessProbe:
             try:
                 with process.oneshot():
                     times, memory = process.cpu_times(), process.memory_info()
-                    born, open_files = process.create_time(), process.num_fds()
+                    born, open_files = process.create_time(), _open_files(process)
             except psutil.NoSuchProcess:
                 continue
             if not memory.rss:
@@ -85,6 +86,22 @@ class ProcessProbe:
             found["cpu_cores"] = used / (now - self._looked_at)
         self._cpu_before, self._looked_at = cpu, now
         return found
+
+
+def _open_files(process: psutil.Process) -> int:
+    """File descriptors of a process.
+
+    Since Linux 6.2 their number is the size of their directory; before that, and elsewhere, they are counted: 20 ms for
+    10,000 of them, each second.
+
+    Raises:
+        psutil.NoSuchProcess: it is gone.
+    """
+    try:
+        count = os.stat(f"/proc/{process.pid}/fd").st_size  # noqa: PTH116 - each second
+    except OSError:
+        count = 0
+    return count or int(process.num_fds())
 
 
 def process_probes(pids: Mapping[str, Pid]) -> list[ProcessProbe]:

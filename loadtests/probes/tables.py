@@ -17,7 +17,9 @@ _OTHERS = """
            pg_stat_get_tuples_inserted(oid) AS inserted_rows
     FROM pg_class
     WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND NOT relispartition AND relname <> ALL($1)
+          AND NOT EXISTS (SELECT FROM unnest($1) kept WHERE relname ~ ('^' || kept || '(_[0-9]+){2,3}$'))
 """
+"""A range that was detached and not dropped belongs to its table, which counts it."""
 _TIMES = {"metric_minute": "minute", "dirty_minute": "minute", "log_segment": "until"}
 """Fixed tables whose rows go by their age, and an indexed time of them."""
 
@@ -63,7 +65,7 @@ class TablesProbe:
 
 
 async def other_tables(connection: asyncpg.Connection, kept: list[str]) -> list[TableSize]:
-    """All tables but those, and their parts. A range that was detached and not dropped is one, too."""
+    """All tables but those, and their parts."""
     rows = await connection.fetch(_OTHERS, kept)
     found = []
     for row in rows:

@@ -14,9 +14,9 @@ from server.db.storage.base import Outlook, Pruned, TableSize, Window
 from server.db.storage.log_table import LOG_DDL, LOG_TYPES, LogTable
 from server.db.storage.metric_table import METRIC_DDL, METRIC_TYPES, MetricTable
 from server.db.storage.pace import Pace
-from server.db.storage.partitions import Part, attach_missing, drop_left_over, parts, remove, with_lock_timeout
+from server.db.storage.partitions import attach_missing, drop_left_over, left_over, parts, remove, with_lock_timeout
 from server.db.storage.ranges import FIRST_SECONDS, MOST_RANGES, choose_width, missing_ranges
-from server.db.storage.sizes import MEMORY_SHARE, index_bytes, oldest_at, outlook, shared_buffers_bytes, table_size
+from server.db.storage.sizes import MEMORY_SHARE, OldestRows, index_bytes, outlook, shared_buffers_bytes, table_size
 from server.db.storage.tables import check_rights, create_table
 from server.errors import StartupError
 
@@ -47,6 +47,7 @@ class PartitionedStorage(MetricTable, LogTable):
     def __init__(self) -> None:
         self._width_us = FIRST_SECONDS * 1_000_000
         """Of ranges that are created from now on."""
+        self._oldest = {target.table: OldestRows() for target in (self.metrics, self.logs)}
 
     async def create(self, connection: asyncpg.Connection) -> None:
         """Create what is missing; no range yet.
@@ -124,12 +125,14 @@ class PartitionedStorage(MetricTable, LogTable):
         return sum(rates) if rates else None
 
     async def sizes(self, connection: asyncpg.Connection) -> Sequence[TableSize]:
-        """How much each table holds now, all ranges together."""
+        """How much each table holds now, all ranges together; what is detached counts until it is dropped."""
         found = []
         for target in (self.metrics, self.logs):
-            known = [part for part in await parts(connection, target.table) if not part.pending]
-            oldest = await _oldest_at(connection, known)
-            found.append(await table_size(connection, target.table, [part.name for part in known], oldest))
+            known = await parts(connection, target.table)
+            readable = [part.name for part in known if not part.pending]
+            oldest = await self._oldest[target.table].at(connection, readable)
+            names = [part.name for part in known] + await left_over(connection, target.table)
+            found.append(await table_size(connection, target.table, names, oldest))
         return found
 
 
@@ -145,18 +148,6 @@ async def _rates(connection: asyncpg.Connection, table: str, now: int) -> list[f
         if size >= _LEAST_INDEX_BYTES and (part.range.end <= now or filled_us >= _OBSERVED_US):
             found.append(size / (filled_us / 1e6))
     return found
-
-
-async def _oldest_at(connection: asyncpg.Connection, known: Sequence[Part]) -> int | None:
-    """Time of the oldest row; a range that is dropped meanwhile has none."""
-    for part in known:
-        try:
-            oldest = await oldest_at(connection, part.name)
-        except asyncpg.UndefinedTableError:
-            continue
-        if oldest is not None:
-            return oldest
-    return None
 
 
 async def _count(connection: asyncpg.Connection, name: str) -> int:

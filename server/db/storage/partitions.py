@@ -142,14 +142,19 @@ async def remove(connection: asyncpg.Connection, table: str, part: Part) -> None
     await _patiently(lambda: connection.execute(f"DROP TABLE IF EXISTS {part.name}"))
 
 
+async def left_over(connection: asyncpg.Connection, table: str) -> list[str]:
+    """Ranges of ours that were detached and not dropped: the disk still has them."""
+    return [row[0] for row in await connection.fetch(_LEFT_OVER, table, mark(table))]
+
+
 async def drop_left_over(connection: asyncpg.Connection, table: str) -> None:
     """Drop ranges of ours that were detached, and then we died or got no lock.
 
     Raises:
         asyncpg.PostgresError: a lock was not to be had.
     """
-    for row in await connection.fetch(_LEFT_OVER, table, mark(table)):
-        await _patiently(lambda name=row[0]: connection.execute(f"DROP TABLE IF EXISTS {name}"))  # type: ignore[misc]
+    for name in await left_over(connection, table):
+        await _patiently(lambda name=name: connection.execute(f"DROP TABLE IF EXISTS {name}"))  # type: ignore[misc]
 
 
 async def with_lock_timeout(connection: asyncpg.Connection, work: Callable[[], Awaitable[_Result]]) -> _Result:

@@ -14,7 +14,7 @@ from server.db.storage.base import CopyTarget, Outlook, Pruned, TableSize, Windo
 from server.db.storage.log_table import LOG_DDL, LOG_TYPES, LogTable
 from server.db.storage.metric_table import METRIC_DDL, METRIC_TYPES, MetricTable
 from server.db.storage.pace import Pace
-from server.db.storage.sizes import index_bytes, oldest_at, outlook, shared_buffers_bytes, table_size
+from server.db.storage.sizes import OldestRows, index_bytes, oldest_at, outlook, shared_buffers_bytes, table_size
 from server.db.storage.tables import check_rights, create_table, set_options
 from server.db.storage.times import to_datetime
 
@@ -69,6 +69,7 @@ class PlainStorage(MetricTable, LogTable):
 
     def __init__(self) -> None:
         self._progress = {target.table: _Progress() for target in (self.metrics, self.logs)}
+        self._oldest = {target.table: OldestRows() for target in (self.metrics, self.logs)}
 
     async def create(self, connection: asyncpg.Connection) -> None:
         """Create what is missing.
@@ -135,7 +136,7 @@ class PlainStorage(MetricTable, LogTable):
         """How much each table holds now."""
         found = []
         for table in (self.metrics.table, self.logs.table):
-            oldest = await oldest_at(connection, table)
+            oldest = await self._oldest[table].at(connection, [table])
             found.append(await table_size(connection, table, [table], oldest))
         return found
 

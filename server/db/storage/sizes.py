@@ -1,6 +1,8 @@
 """How much tables hold, and whether the index that is written to fits into memory."""
 
+import time
 from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import asyncpg
 
@@ -29,6 +31,18 @@ _OLDEST = """
     SELECT min(timestamp) FROM walk
 """
 """A loose index scan: the first row of each container, one probe of the primary key each."""
+_PROBE_ROWS: Final = 100
+"""A probe takes as long as a sequential scan of so many rows: 5 us and 50 ns."""
+_ALL = "SELECT min(timestamp) FROM {table}"
+_STATE = """
+    SELECT pg_relation_size(oid) AS bytes, pg_stat_get_tuples_inserted(oid) AS inserted, pg_stat_get_tuples_deleted(oid),
+           (SELECT reltuples FROM pg_class WHERE oid = to_regclass('container')) AS containers
+    FROM pg_class WHERE oid = to_regclass($1)
+"""
+_COSTLY_SECONDS: Final = 0.05
+"""An answer that was had sooner is not kept."""
+_KEPT_TIMES: Final = 20
+"""An answer may be as old as so many times what it took: to look each second must not take a core."""
 
 
 async def table_size(connection: asyncpg.Connection, table: str, parts: Sequence[str], oldest: int | None) -> TableSize:
@@ -44,10 +58,69 @@ async def table_size(connection: asyncpg.Connection, table: str, parts: Sequence
     return TableSize(table=table, oldest_at=oldest, **row)
 
 
-async def oldest_at(connection: asyncpg.Connection, table: str) -> int | None:
-    """Time of the oldest row of a table that is not partitioned, in Unix microseconds; None: it is empty."""
-    oldest = await connection.fetchval(_OLDEST.format(table=table))
+async def oldest_at(connection: asyncpg.Connection, table: str, *, by_index: bool = True) -> int | None:
+    """Time of the oldest row of a table that is not partitioned, in Unix microseconds; None: it is empty.
+
+    Args:
+        connection: to the database.
+        table: its name.
+        by_index: look at one row of each container along the primary key; else at every row.
+    """
+    oldest = await connection.fetchval((_OLDEST if by_index else _ALL).format(table=table))
     return None if oldest is None else to_micros(oldest)
+
+
+class _Oldest(NamedTuple):
+    """What was found of a table, and when it was as `state` tells."""
+
+    oldest: int | None
+    state: tuple[int, ...]
+    found_at: float
+    took_seconds: float
+
+
+class OldestRows:
+    """The time of the oldest row among some tables, kept where it takes long to find.
+
+    Of a table in which nothing was stored or deleted since, what was found holds. Another one is looked at again when
+    20 times as long have passed as it took, so there the answer may be so much too old.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Oldest] = {}
+
+    async def at(self, connection: asyncpg.Connection, tables: Sequence[str]) -> int | None:
+        """In Unix microseconds; None: they are empty. One that is gone counts for nothing.
+
+        Args:
+            connection: outside a transaction.
+            tables: not partitioned, each with older rows than those that follow it.
+        """
+        looked: dict[str, _Oldest] = {}
+        try:
+            for table in tables:
+                row = await connection.fetchrow(_STATE, table)
+                if row is None or row["bytes"] is None:
+                    continue
+                # A short range has a few rows of each container.
+                by_index = row["inserted"] >= _PROBE_ROWS * (row["containers"] or 0)
+                state, known = tuple(row)[:3], self._known.get(table)
+                begun = time.monotonic()
+                if known is None or not (
+                    known.state == state or begun < known.found_at + _KEPT_TIMES * known.took_seconds
+                ):
+                    try:
+                        oldest = await oldest_at(connection, table, by_index=by_index)
+                    except asyncpg.UndefinedTableError:
+                        continue
+                    known = _Oldest(oldest, state, begun, time.monotonic() - begun)
+                if known.took_seconds > _COSTLY_SECONDS:
+                    looked[table] = known
+                if known.oldest is not None:
+                    return known.oldest
+        finally:
+            self._known = looked
+        return None
 
 
 async def index_bytes(connection: asyncpg.Connection, tables: Sequence[str]) -> dict[str, int]:

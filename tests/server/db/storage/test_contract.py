@@ -10,6 +10,7 @@ import pytest
 
 from server.db import migrate
 from server.db.storage import log_table
+from server.db.storage import sizes as table_sizes
 from server.db.storage.base import Storage, Window
 from server.db.storage.pace import Pace
 from server.db.storage.strategies import STRATEGIES
@@ -105,7 +106,42 @@ async def test_sizes_tell_the_oldest_row(storage: Storage, connection: asyncpg.C
     sizes = await storage.sizes(connection)
 
     assert [size.oldest_at for size in sizes] == [T0, T0]
+    assert await table_sizes.oldest_at(connection, "container_metric", by_index=True) == T0
+    assert await table_sizes.oldest_at(connection, "container_metric", by_index=False) == T0
     assert all(size.table_bytes > 0 and size.index_bytes > 0 for size in sizes)
+
+
+async def test_the_oldest_row_of_a_large_table_is_looked_for_when_it_may_be_another(
+    storage: Storage, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it takes long: not while nothing was stored, and not each second while something is."""
+    monkeypatch.setattr(table_sizes, "_COSTLY_SECONDS", 0.0)
+    looked, oldest_at = list[str](), table_sizes.oldest_at
+
+    async def looking(connection: asyncpg.Connection, table: str, *, by_index: bool) -> int | None:
+        looked.append(table)
+        return await oldest_at(connection, table, by_index=by_index)
+
+    async def oldest() -> int | None:
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        found, _ = await storage.sizes(connection)
+        return found.oldest_at
+
+    monkeypatch.setattr(table_sizes, "oldest_at", looking)
+    await fill(storage, connection, containers=3, times=2)
+    assert await oldest() == T0
+    both = len(looked)
+    monkeypatch.setattr(table_sizes, "_KEPT_TIMES", 0)
+    assert await oldest() == T0
+    assert len(looked) == both
+
+    await connection.execute("DELETE FROM container_metric WHERE timestamp = $1", to_datetime(T0))
+    monkeypatch.setattr(table_sizes, "_KEPT_TIMES", 1_000_000)
+    assert await oldest() == T0
+    assert len(looked) == both
+    monkeypatch.setattr(table_sizes, "_KEPT_TIMES", 0)
+    assert await oldest() == T0 + SECOND
+    assert len(looked) == both + 1
 
 
 class TestChart:

@@ -265,8 +265,15 @@ class TestDropping:
         storage = PartitionedStorage()
         await storage.prepare(connection, window(T0))
         name = "container_metric_20270115_080000"
+        await insert(connection, T0)
+        before, _ = await storage.sizes(connection)
         await connection.execute(f"ALTER TABLE container_metric DETACH PARTITION {name}")
         await connection.execute("CREATE TABLE container_metric_20260101_000000 (LIKE container_metric)")
+
+        # The disk still has it, and no query sees its rows.
+        size, _ = await storage.sizes(connection)
+        assert (size.table_bytes, size.index_bytes) == (before.table_bytes, before.index_bytes)
+        assert (before.oldest_at, size.oldest_at) == (T0, None)
 
         await storage.prune(connection, T0, UNPACED)
 
