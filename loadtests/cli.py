@@ -80,7 +80,7 @@ def run(
     try:
         loaded = load(scenario, overrides)
         validate_thresholds(loaded)
-        validate_settings(loaded, database_url)
+        validate_settings(loaded, database_url, target=target is not None)
         deployed = None
         if target is None:
             check_breakable(loaded, database_url)

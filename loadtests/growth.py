@@ -23,7 +23,7 @@ FEWEST_PARTS = 4
 _LEAST_ROWS, _LEAST_DEAD_ROWS, _LEAST_BYTES = 1_000.0, 10_000.0, float(16 << 20)
 """A table below this size is held to it. Ten rows more in a table of ten are no leak that a run could tell from chance, and
 the indexes of a small one take a few windows to settle. A leak of half a MiB a window still shows as 0.1 over four. Autovacuum
-leaves 50 dead rows alone and looks once a minute, so a row that is updated every second has a hundred of them at times."""
+leaves 50 dead rows alone and looks once a minute by default, so a row that is updated each second has a hundred at times."""
 
 Looked = Mapping[tuple[str, str], Series]
 """By table, and what is looked at of it."""

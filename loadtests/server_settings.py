@@ -10,18 +10,20 @@ _PREFIX = "SEATRIAL_"
 _SECTION = "server.env."
 
 
-def validate_settings(scenario: Scenario, database_url: str | None) -> None:
+def validate_settings(scenario: Scenario, database_url: str | None, *, target: bool = False) -> None:
     """Check both.
 
     Args:
         scenario: which may set some.
         database_url: of a Postgres that is there already; None: the run starts its own.
+        target: against a server that is there already: `check_targetable` refuses settings of its Postgres.
 
     Raises:
         ScenarioError: see `validate_server_settings` and `validate_postgres_settings`.
     """
     validate_server_settings(scenario)
-    validate_postgres_settings(scenario, database_url)
+    if not target:
+        validate_postgres_settings(scenario, database_url)
 
 
 def validate_server_settings(scenario: Scenario) -> None:
@@ -78,13 +80,13 @@ def validate_postgres_settings(scenario: Scenario, database_url: str | None) -> 
     problems = []
     for name, value in scenario.postgres.items():
         if database_url is not None:
-            trouble = "expected no --database-url beside it: that server has settings of its own"
+            trouble = f"the Postgres of --database-url has its own: --set postgres.{name}=none"
             problems.append(Problem(scenario.path, f"postgres.{name}", value, trouble))
             continue
         try:
             checked_settings({name: value})
         except EmbeddedPostgresError as error:
-            problems.append(Problem(scenario.path, f"postgres.{name}", value, str(error)))
+            problems.append(Problem(scenario.path, f"postgres.{name}", value, f"{error.reason} Instead: {error.fix}"))
     if problems:
         raise ScenarioError(*problems)
 

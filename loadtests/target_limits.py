@@ -61,6 +61,12 @@ def check_targetable(scenario: Scenario) -> None:
         )
         for name, value in server.env.items()
     ]
+    problems += [
+        _problem(
+            scenario, f"postgres.{name}", value, f"the Postgres of a target has its own: --set postgres.{name}=none"
+        )
+        for name, value in scenario.postgres.items()
+    ]
     if server.log_level != "info":
         problems.append(
             _problem(

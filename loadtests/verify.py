@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -44,7 +44,8 @@ _POLL_SECONDS = 0.05
 _SLICE_ROWS = 250_000
 """About as many rows are read and compared at once: little memory, and no burst that a server would feel beside it."""
 _NICENESS = 10
-"""Of the thread that compares: on a machine that is short of processors, what is measured comes first."""
+"""Of the thread that compares: where processors are short, server and fleet come first. Our own loop may wait for it, as both
+take turns in one interpreter: its looks come late then, and nothing that is measured is its own."""
 
 
 class _Stored(NamedTuple):
@@ -80,9 +81,9 @@ class Verifier:
         self._storage = storage
         self._connect = connect
         self._stack = ExitStack()
-        self._comparing = ThreadPoolExecutor(1, "verify", _step_back)
-        self._stack.callback(self._comparing.shutdown)
         self._readers = [self._stack.enter_context(LedgerReader(path)) for path in ledgers]
+        self._comparing = ThreadPoolExecutor(1, "verify", _step_back)
+        self._stack.callback(self._comparing.shutdown, cancel_futures=True)  # before the ledgers are closed
         self._expected: list[ExpectedRows] = []
         self._patience_polls = max(1, round(patience_seconds / _POLL_SECONDS))
         self._silent: dict[int, int] = {}
@@ -188,7 +189,6 @@ class Verifier:
             try:
                 stored = await self._read(start, end)
             finally:
-                # The ledgers are not polled while they are compared with.
                 if comparing is not None:
                     await self._tell(await comparing)
                     comparing = None
@@ -329,7 +329,9 @@ class Verifier:
 
 def _step_back() -> None:
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        thread = threading.get_native_id()
+        with suppress(OSError):  # it is a courtesy
+            os.setpriority(os.PRIO_PROCESS, thread, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def _required(compared: Mapping[str, Compared]) -> int:

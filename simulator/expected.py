@@ -202,17 +202,22 @@ class ExpectedRows:
                 yield from self._of_agent(agent, since, until, acked)
 
     def _told(self, agent: int, since: int, until: int, acked: Acked | None) -> Told | None:
-        """What an agent did, if it is told in few words: it ran once, nothing was dropped or rejected, no clock was set."""
-        course = self._ledger.courses.get((agent, 0))
-        plain = course is not None and not (course.dropped or course.rejected or course.uncertain)
-        if course is None or not plain or (agent, 1) in self._ledger.courses or agent in self._ledger.clocks:
+        """What an agent did, if it is told in few words: one stretch, nothing dropped or rejected, a right clock."""
+        if agent in self._ledger.clocks:
             return None
         fake = self._host(agent).fake
-        stretches = list(course.stretches(fake.first_tick_at(since), fake.first_tick_at(until)))
-        if len(stretches) != 1:
+        first, end = fake.first_tick_at(since), fake.first_tick_at(until)
+        found = [
+            (epoch, course, ticks, seq)
+            for epoch, course in enumerate(self._ledger.courses_of(agent))
+            for ticks, seq in course.stretches(first, end)
+        ]
+        if len(found) != 1:
             return None
-        ((ticks, seq),) = stretches
-        known = course.acked if acked is None else acked.get((agent, 0), 0)
+        ((epoch, course, ticks, seq),) = found
+        if course.is_troubled(seq, len(ticks)):
+            return None
+        known = course.acked if acked is None else acked.get((agent, epoch), 0)
         return Told(ticks, ticks.start - seq, course.sent, course.acked, known)
 
     def _of_agent(self, agent: int, since: int, until: int, acked: Acked | None) -> Iterator[ExpectedSamples]:
@@ -237,14 +242,17 @@ class ExpectedRows:
         inputs = self._ledger.inputs.get(agent)
         if inputs:
             done = self._applied.get(agent, 0)
-            for record in inputs[done:]:
+            new = inputs[done:]  # more may come while we apply them
+            for record in new:
                 host.fake.apply(Input(record.tick, record.ref, record.kind))
-            self._applied[agent] = len(inputs)
+            self._applied[agent] = done + len(new)
         clocks = self._ledger.clocks.get(agent)
         if clocks:
-            for change in clocks[self._clocks_set.get(agent, 0) :]:
+            done = self._clocks_set.get(agent, 0)
+            changes = clocks[done:]
+            for change in changes:
                 host.fake.clock.set(change.tick, change.ahead_us)
-            self._clocks_set[agent] = len(clocks)
+            self._clocks_set[agent] = done + len(changes)
         return host
 
     def _stored_text(self, text: str) -> tuple[str, bool]:
@@ -257,7 +265,7 @@ class ExpectedRows:
 
 
 def one_line_per_key(rows: list[Line]) -> list[Line]:
-    """The same for log lines."""
+    """`one_per_key` for log lines."""
     kept: list[Line] = []
     for _, group in groupby(sorted(rows, key=_log_key), _log_key):
         same = sorted(group, key=_line_status)

@@ -102,11 +102,12 @@ class HostBlock:
         keys = np.broadcast_to(self._first_ids, refs.shape)
         again = refs >= self._containers  # containers that were re-created
         if again.any():
-            keys = keys.copy()
-            columns = np.broadcast_to(np.arange(refs.shape[1]), refs.shape)[again]
-            known, place = np.unique(np.stack((columns, refs[again])), axis=1, return_inverse=True)
-            found = [self._ids[column // self._containers][ref] for column, ref in known.T.tolist()]
-            keys[again] = np.array(found, np.int64)[place.reshape(-1)]
+            keys, width = keys.copy(), refs.shape[1]
+            # A number for each ref of each column, so that a key is looked for once.
+            numbers = (refs * width + np.arange(width))[again]
+            known, place = np.unique(numbers, return_inverse=True)
+            found = [self._ids[number % width // self._containers][number // width] for number in known.tolist()]
+            keys[again] = np.array(found, np.int64)[place]
         return keys
 
 

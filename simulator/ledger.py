@@ -317,6 +317,15 @@ class Course:
             found[max(0, gone.first - first) : max(0, gone.sent + 1 - first)] = _UNKNOWN
         return found
 
+    def is_troubled(self, first: int, count: int) -> bool:
+        """Whether some of `count` batches from the seq `first` on were dropped, or rows of them rejected."""
+        last = first + count - 1
+        return (
+            any(some.first <= last and some.last >= first for some in self.dropped)
+            or any(some.first <= last and some.last >= first for some in self.uncertain)
+            or any(first <= seq <= last for seq in self.rejected)
+        )
+
 
 class LedgerReader:
     """Follows a ledger, also one that still grows. `poll` takes in what was appended since.

@@ -20,6 +20,7 @@ from simulator.scenario_files import EXTENDS, Layer, leaves, locate, read_layers
 from simulator.scenario_format import (
     FAULT_KEYS,
     KEYS,
+    NO_SETTING,
     THRESHOLD_KEYS,
     Key,
     Problem,
@@ -326,7 +327,7 @@ class _Reader:
             actions=Actions(**self._section("actions")),
             server=Server(**self._section("server"), env=self._env),
             storage=Storage(**self._section("storage", "retention", "prune_interval", "backfill")),
-            postgres=self._postgres,
+            postgres={name: value for name, value in self._postgres.items() if value != NO_SETTING},
             faults=tuple(map(fault_of, sorted(self._faults, key=begins))),
             thresholds=thresholds,
         )

@@ -66,7 +66,9 @@ PHASES = ("before", "during", "after")
 ENV_NAME = re.compile(r"SEATRIAL_[A-Z0-9_]+")
 """A variable of `[server.env]`."""
 POSTGRES_NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?")
-"""A setting of `[postgres]`."""
+"""A setting of `[postgres]`: a name as `server.db.postgres_settings` takes it."""
+NO_SETTING = "none"
+"""In `[postgres]`: takes out what an extended file sets."""
 ENV_SET_ELSEWHERE = {
     "SEATRIAL_DATABASE_URL": "the runner sets this",
     "SEATRIAL_JWT_SECRET": "the runner sets this",

@@ -8,18 +8,19 @@ from loadtests.database import AWAY, Reconnecting
 from loadtests.growth import DEAD_ROWS, INDEX_BYTES, OLDEST_ROW_AGE, ROWS, TABLE_BYTES
 from loadtests.measure import Series, now_us
 from loadtests.probes.looks import Looks
-from server.db.storage.base import Storage, TableSize
+from server.db.storage.base import RANGE_MARK, Storage, TableSize
 from server.db.storage.times import to_micros
 
 _OTHERS = """
     SELECT relname::text AS table, pg_table_size(oid) AS table_bytes, pg_indexes_size(oid) AS index_bytes,
            pg_stat_get_live_tuples(oid) AS live_rows, pg_stat_get_dead_tuples(oid) AS dead_rows,
            pg_stat_get_tuples_inserted(oid) AS inserted_rows
-    FROM pg_class
+    FROM pg_class c
     WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND NOT relispartition AND relname <> ALL($1)
-          AND NOT EXISTS (SELECT FROM unnest($1) kept WHERE relname ~ ('^' || kept || '(_[0-9]+){2,3}$'))
+          AND NOT EXISTS (SELECT FROM pg_class kept WHERE kept.relname = ANY($1) AND kept.relkind = 'p'
+                          AND obj_description(c.oid, 'pg_class') = $2 || kept.relname)
 """
-"""A range that was detached and not dropped belongs to its table, which counts it."""
+"""A range of ours that was detached and not dropped belongs to its table, which counts it."""
 _TIMES = {"metric_minute": "minute", "dirty_minute": "minute", "log_segment": "until"}
 """Fixed tables whose rows go by their age, and an indexed time of them."""
 
@@ -66,7 +67,7 @@ class TablesProbe:
 
 async def other_tables(connection: asyncpg.Connection, kept: list[str]) -> list[TableSize]:
     """All tables but those, and their parts."""
-    rows = await connection.fetch(_OTHERS, kept)
+    rows = await connection.fetch(_OTHERS, kept, RANGE_MARK)
     found = []
     for row in rows:
         if row["table_bytes"] is None or row["index_bytes"] is None:

@@ -48,7 +48,11 @@ def test_what_surrounds_us_is_no_part_of_the_run(tmp_path: Path, monkeypatch: py
     [
         ('port = "1"', None, "postgres.port = \"1\": The Postgres setting 'port' = '1' cannot be set"),
         ('fsync = "off"', None, "is refused, expected 'on': what is acked is on disk"),
-        ('work_mem = "4MB"', "postgresql://h/d", 'postgres.work_mem = "4MB": expected no --database-url beside it'),
+        (
+            'work_mem = "4MB"',
+            "postgresql://h/d",
+            'postgres.work_mem = "4MB": the Postgres of --database-url has its own: --set',
+        ),
     ],
 )
 def test_a_setting_that_postgres_may_not_have_is_a_mistake(

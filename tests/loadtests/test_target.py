@@ -152,7 +152,7 @@ def test_what_only_an_owner_can_do_is_refused_by_name(tmp_path: Path) -> None:
     """Every fault of the runner, settings of the server, a history, thresholds on processes; each with what can be done."""
     text = (
         'question = "?"\nduration = "60s"\n[server]\nrestart = true\nlog_level = "debug"\n'
-        '[server.env]\nSEATRIAL_LANES = "4"\n[storage]\nbackfill = "1h"\n'
+        '[server.env]\nSEATRIAL_LANES = "4"\n[postgres]\nwork_mem = "9MB"\n[storage]\nbackfill = "1h"\n'
         '[thresholds]\nserver_rss_mb.max = "< 600"\npostgres_cpu_cores.max = "< 1"\nserver_restarts.count = "== 0"\n'
     )
     faults = ("server_kill", "server_term", "postgres_kill", "postgres_stop", "acks_withheld", "resets", "disconnect")
@@ -163,7 +163,7 @@ def test_what_only_an_owner_can_do_is_refused_by_name(tmp_path: Path) -> None:
     broken = [problem.value for problem in refused.value.problems if problem.key == "fault.kind"]
 
     assert told[len(broken):] == [
-        "server.restart", "server.env.SEATRIAL_LANES", "server.log_level", "storage.backfill",
+        "server.restart", "server.env.SEATRIAL_LANES", "postgres.work_mem", "server.log_level", "storage.backfill",
         "thresholds.server_rss_mb.max", "thresholds.postgres_cpu_cores.max", "thresholds.server_restarts.count",
     ]  # fmt: skip
     assert broken == list(faults[:-1])

@@ -1,6 +1,9 @@
 """The verifier and its patience: what a ledger does not tell of yet is neither foreign nor passed."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
@@ -243,3 +246,25 @@ def test_unverified_rows_do_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     assert done.exit_code == 11
     assert "1 stored rows unverified: a ledger fell silent before they were read" in done.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+@pytest.mark.parametrize("nice", [0, 15])
+def test_the_comparing_thread_steps_back(nice: int) -> None:
+    """It alone, and never to a higher priority than its process has, which most users may not ask for."""
+    code = (
+        "import os, threading\nfrom concurrent.futures import ThreadPoolExecutor\nfrom loadtests.verify import _step_back\n"
+        "ask = lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())\n"
+        "pool = ThreadPoolExecutor(1, initializer=_step_back)\nprint(pool.submit(ask).result(60), ask())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        preexec_fn=lambda: os.nice(nice),
+    )
+
+    base = os.getpriority(os.PRIO_PROCESS, 0)
+    assert [int(word) for word in ran.stdout.split()] == [max(10, min(19, base + nice)), min(19, base + nice)]

@@ -283,6 +283,30 @@ def _by_key(found: ExpectedSamples) -> list[tuple[Sample, bool, int]]:
     return sorted(zip(*columns, strict=True), key=lambda row: row[0][:2])
 
 
+def test_what_happens_between_two_answers_shows_in_the_second(tmp_path: Path) -> None:
+    """Hosts that were made together before: one gets a command, the clock of another is set, a third begins anew."""
+    writer = LedgerWriter(tmp_path / "l", header(agents=4))
+    for agent in range(1, 5):
+        writer.add(Map(agent=agent, epoch=0, seq=1, tick=0))
+    writer.flush(1, [(agent, 0, 10, 10, 10) for agent in range(1, 5)])
+    with LedgerReader(tmp_path / "l") as reader:
+        reader.poll()
+        expected = ExpectedRows(reader)
+        assert len(expected.samples(0, EVER).rows) == 4 * 10 * 3
+
+        writer.add(InputRecord(agent=1, tick=11, ref=0, kind="stop"))
+        writer.add(ClockRecord(agent=2, tick=12, ahead_us=3_000_000))
+        writer.add(Map(agent=3, epoch=1, seq=1, tick=10))
+        writer.flush(2, [(1, 0, 20, 20, 20), (2, 0, 20, 20, 20), (3, 1, 10, 10, 10), (4, 0, 20, 20, 20)])
+        writer.close(3)
+        reader.poll()
+        again, anew = expected.samples(0, EVER), ExpectedRows(reader).samples(0, EVER)
+        assert len(again.rows) == 4 * 20 * 3 - 8
+        assert _by_key(again) == _by_key(anew)
+        each = [ExpectedRows(reader).samples(0, EVER, only=agent) for agent in range(1, 5)]
+        assert _by_key(again) == sorted((row for one in each for row in _by_key(one)), key=lambda row: row[0][:2])
+
+
 def test_containers_are_found_by_their_key(tmp_path: Path) -> None:
     """A key of the fleet leads back to agent and ref; a foreign one to nothing."""
     reader = ledger_of(tmp_path / "l", Map(agent=2, epoch=0, seq=1, tick=0), agents=((2, 0, 1, 1, 1),))

@@ -77,6 +77,16 @@ def test_tables_are_merged_key_by_key() -> None:
     assert [fault.at_seconds for fault in child.faults] == [20, 40]
 
 
+def test_a_setting_of_postgres_can_be_taken_out() -> None:
+    """For a run on a Postgres that has its own."""
+    child = loaded(
+        parent='question = "q"\n[postgres]\nshared_buffers = "4GB"\nwork_mem = "9MB"\n',
+        child='extends = "parent.toml"\n[postgres]\nshared_buffers = "none"\n',
+    )
+
+    assert child.postgres == {"work_mem": "9MB"}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

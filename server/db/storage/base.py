@@ -41,6 +41,10 @@ class CopyTarget:
     """The columns of the identity, a prefix of `columns`."""
 
 
+RANGE_MARK = "seatrial range of "
+"""Before the name of its table: the comment of a range that we made, attached or not."""
+
+
 @dataclass(frozen=True, slots=True)
 class TableSize:
     """How much one table holds. Bytes on disk; counts are the statistics collector's."""

@@ -131,7 +131,8 @@ class PartitionedStorage(MetricTable, LogTable):
             known = await parts(connection, target.table)
             readable = [part.name for part in known if not part.pending]
             oldest = await self._oldest[target.table].at(connection, readable)
-            names = [part.name for part in known] + await left_over(connection, target.table)
+            # One may be detached just now: it is in both, and counts once.
+            names = list(dict.fromkeys([*(part.name for part in known), *await left_over(connection, target.table)]))
             found.append(await table_size(connection, target.table, names, oldest))
         return found
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import asyncpg
 
+from server.db.storage.base import RANGE_MARK
 from server.db.storage.ranges import Range
 from server.db.storage.tables import option_list
 from server.db.storage.times import to_datetime, to_micros
@@ -58,7 +59,7 @@ class Part(NamedTuple):
 
 def mark(table: str) -> str:
     """The comment by which we know a range that we made."""
-    return f"seatrial range of {table}"
+    return f"{RANGE_MARK}{table}"
 
 
 async def parts(connection: asyncpg.Connection, table: str) -> list[Part]:

@@ -31,8 +31,8 @@ _OLDEST = """
     SELECT min(timestamp) FROM walk
 """
 """A loose index scan: the first row of each container, one probe of the primary key each."""
-_PROBE_ROWS: Final = 100
-"""A probe takes as long as a sequential scan of so many rows: 5 us and 50 ns."""
+_PROBE_SECONDS, _BYTE_SECONDS = 5e-6, 7e-10
+"""What a look along the index takes for each container, and a scan for each byte (50 ns for a row of 75 bytes)."""
 _ALL = "SELECT min(timestamp) FROM {table}"
 _STATE = """
     SELECT pg_relation_size(oid) AS bytes, pg_stat_get_tuples_inserted(oid) AS inserted, pg_stat_get_tuples_deleted(oid),
@@ -40,9 +40,9 @@ _STATE = """
     FROM pg_class WHERE oid = to_regclass($1)
 """
 _COSTLY_SECONDS: Final = 0.05
-"""An answer that was had sooner is not kept."""
-_KEPT_TIMES: Final = 20
-"""An answer may be as old as so many times what it took: to look each second must not take a core."""
+"""An answer that takes less is not kept."""
+_KEPT_TIMES, _KEPT_SECONDS = 20, 5.0
+"""An answer may be as old as so many times what it takes, and so old at most: to look each second must not take a core."""
 
 
 async def table_size(connection: asyncpg.Connection, table: str, parts: Sequence[str], oldest: int | None) -> TableSize:
@@ -76,14 +76,13 @@ class _Oldest(NamedTuple):
     oldest: int | None
     state: tuple[int, ...]
     found_at: float
-    took_seconds: float
 
 
 class OldestRows:
     """The time of the oldest row among some tables, kept where it takes long to find.
 
-    Of a table in which nothing was stored or deleted since, what was found holds. Another one is looked at again when
-    20 times as long have passed as it took, so there the answer may be so much too old.
+    Of a table in which nothing was stored or deleted since, what was found holds. Another one of many containers (10,000)
+    is looked at again after 20 times as long as that takes, 5 s at most: so old may the answer be.
     """
 
     def __init__(self) -> None:
@@ -102,19 +101,19 @@ class OldestRows:
                 row = await connection.fetchrow(_STATE, table)
                 if row is None or row["bytes"] is None:
                     continue
-                # A short range has a few rows of each container.
-                by_index = row["inserted"] >= _PROBE_ROWS * (row["containers"] or 0)
                 state, known = tuple(row)[:3], self._known.get(table)
+                # A short range has a few rows of each container.
+                probes, scan = _PROBE_SECONDS * max(0, row["containers"] or 0), _BYTE_SECONDS * row["bytes"]
+                takes = min(probes, scan)
+                kept = min(_KEPT_TIMES * takes, _KEPT_SECONDS)
                 begun = time.monotonic()
-                if known is None or not (
-                    known.state == state or begun < known.found_at + _KEPT_TIMES * known.took_seconds
-                ):
+                if known is None or not (known.state == state or begun < known.found_at + kept):
                     try:
-                        oldest = await oldest_at(connection, table, by_index=by_index)
+                        oldest = await oldest_at(connection, table, by_index=probes <= scan)
                     except asyncpg.UndefinedTableError:
                         continue
-                    known = _Oldest(oldest, state, begun, time.monotonic() - begun)
-                if known.took_seconds > _COSTLY_SECONDS:
+                    known = _Oldest(oldest, state, begun)
+                if takes > _COSTLY_SECONDS:
                     looked[table] = known
                 if known.oldest is not None:
                     return known.oldest

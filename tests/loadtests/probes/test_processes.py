@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from asyncio.subprocess import Process
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,6 +48,27 @@ async def test_cpu_memory_and_descriptors_of_a_busy_process_are_told() -> None:
     assert probe.series["fleet_rss_mb"].statistics()["last"] > 3
     assert probe.series["fleet_fds"].statistics()["last"] >= 3
     assert (probe.looks.looks, probe.looks.failures) == (2, 0)
+
+
+async def test_descriptors_are_counted_where_the_kernel_does_not_tell_their_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before Linux 6.2 the size of their directory is 0, and elsewhere there is none."""
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+    told, probe = os.stat, ProcessProbe("fleet", os.getpid)
+    size = SimpleNamespace(st_size=0)
+    monkeypatch.setattr(os, "stat", lambda path, **more: size if str(path).endswith("/fd") else told(path, **more))
+    try:
+        await probe.look()
+        monkeypatch.undo()
+        await probe.look()
+    finally:
+        for file in files:
+            os.close(file)
+    (_, counted), (_, known) = probe.series["fleet_fds"].points
+
+    assert counted >= 20
+    assert abs(counted - known) <= 5  # a look opens some itself
 
 
 async def test_who_does_not_run_has_no_points() -> None:

@@ -115,11 +115,11 @@ async def test_the_oldest_row_of_a_large_table_is_looked_for_when_it_may_be_anot
     storage: Storage, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it takes long: not while nothing was stored, and not each second while something is."""
-    monkeypatch.setattr(table_sizes, "_COSTLY_SECONDS", 0.0)
-    looked, oldest_at = list[str](), table_sizes.oldest_at
+    monkeypatch.setattr(table_sizes, "_COSTLY_SECONDS", -1.0)
+    looked, oldest_at = list[bool](), table_sizes.oldest_at
 
     async def looking(connection: asyncpg.Connection, table: str, *, by_index: bool) -> int | None:
-        looked.append(table)
+        looked.append(by_index)
         return await oldest_at(connection, table, by_index=by_index)
 
     async def oldest() -> int | None:
@@ -127,21 +127,32 @@ async def test_the_oldest_row_of_a_large_table_is_looked_for_when_it_may_be_anot
         found, _ = await storage.sizes(connection)
         return found.oldest_at
 
-    monkeypatch.setattr(table_sizes, "oldest_at", looking)
-    await fill(storage, connection, containers=3, times=2)
-    assert await oldest() == T0
-    both = len(looked)
-    monkeypatch.setattr(table_sizes, "_KEPT_TIMES", 0)
-    assert await oldest() == T0
-    assert len(looked) == both
+    async def containers(count: int) -> None:
+        await connection.execute("UPDATE pg_class SET reltuples = $1 WHERE oid = 'container'::regclass", count)
 
-    await connection.execute("DELETE FROM container_metric WHERE timestamp = $1", to_datetime(T0))
-    monkeypatch.setattr(table_sizes, "_KEPT_TIMES", 1_000_000)
+    monkeypatch.setattr(table_sizes, "oldest_at", looking)
+    await connection.execute("CREATE TABLE IF NOT EXISTS container (container_id bigint PRIMARY KEY)")
+    await fill(storage, connection, containers=3, times=2)
+    await containers(0)
     assert await oldest() == T0
-    assert len(looked) == both
-    monkeypatch.setattr(table_sizes, "_KEPT_TIMES", 0)
+    looks = len(looked)
+    assert await oldest() == T0
+    assert len(looked) == looks
+
+    # Of a million containers a few rows: all of them are looked at, and then not for 5 s.
+    await containers(1_000_000)
+    await connection.execute("DELETE FROM container_metric WHERE timestamp = $1", to_datetime(T0))
+    monkeypatch.setattr(table_sizes, "_BYTE_SECONDS", 1.0)
+    assert await oldest() == T0
+    assert len(looked) == looks
+    monkeypatch.setattr(table_sizes, "_KEPT_SECONDS", 0.0)
     assert await oldest() == T0 + SECOND
-    assert len(looked) == both + 1
+    assert looked[looks:] == [True]
+
+    monkeypatch.setattr(table_sizes, "_BYTE_SECONDS", 7e-10)
+    await connection.execute("DELETE FROM container_metric WHERE container_id = 1")
+    assert await oldest() == T0 + SECOND
+    assert looked[looks:] == [True, False]
 
 
 class TestChart:
